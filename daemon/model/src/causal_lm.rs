@@ -10,6 +10,7 @@ use crate::forward::{Context, Noted, Notes, Routing, View};
 use crate::init::{OnDevice, Random, Shared, Unfilled};
 use crate::matmul::Products;
 use crate::merged::MergedWeights;
+use crate::mla;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
 use crate::packed_weights::PackedWeights;
 use crate::parts::{LayerParts, ModelParts};
@@ -361,6 +362,11 @@ impl CausalLm {
         self.kernels = Some(kernels);
     }
 
+    /// The kernels of [`Self::use_kernels`].
+    pub fn kernels(&self) -> Option<&Arc<TrainKernels>> {
+        self.kernels.as_ref()
+    }
+
     /// The kernels of [`Self::use_kernels`] and the output head `[vocab_size, hidden_size]`, where
     /// logits are nothing but the product with it.
     pub fn plain_head(&self) -> Option<(&Arc<TrainKernels>, &Tensor)> {
@@ -545,7 +551,8 @@ impl CausalLm {
         check_threads(options)?;
         let tokens = batch.ids.size1()?;
         let Padded { ids, spans, forced } = pad_packed(batch, tokens, options)?;
-        let packed = if self.attends_unpadded(options) && are_uneven(&spans) {
+        let unpadded = self.attends_unpadded(cache.is_some(), options);
+        let packed = if unpadded && are_uneven(&spans) {
             PackedView::unpadded(&spans, self.device)?
         } else {
             PackedView::new(&spans, options.invariant, self.kind, self.device)?
@@ -581,14 +588,15 @@ impl CausalLm {
     }
 
     /// Whether attention over sequences of various lengths needs no padding.
-    fn attends_unpadded(&self, options: &Forward) -> bool {
-        let takes = match &self.config.blueprint.attention {
-            AttentionSizes::Grouped(sizes) => {
-                sizes.head_dim % 8 == 0 && sizes.head_dim <= VARLEN_HEAD_DIM_MAX
-            }
-            AttentionSizes::Latent(_) => false,
+    fn attends_unpadded(&self, fills_cache: bool, options: &Forward) -> bool {
+        let head_dim = match &self.config.blueprint.attention {
+            AttentionSizes::Grouped(sizes) => Some(sizes.head_dim),
+            // Keys and values have one width where r1d's own kernels make them.
+            AttentionSizes::Latent(_) if fills_cache => None,
+            AttentionSizes::Latent(sizes) => mla::heads_of(sizes).map(|heads| heads.width()),
         };
-        takes && self.kernels.is_some() && !options.invariant
+        let takes = |head_dim: i64| head_dim % 8 == 0 && head_dim <= VARLEN_HEAD_DIM_MAX;
+        head_dim.is_some_and(takes) && self.kernels.is_some() && !options.invariant
     }
 
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {

@@ -31,17 +31,15 @@ impl Dispatch {
             expert,
         })
     }
+}
 
-    /// The beginning of each expert's pairs, int32 `[E]`.
-    pub(crate) fn starts(&self) -> Result<Tensor> {
-        Ok(self
-            .ends
-            .f_narrow(0, 0, self.ends.size()[0] - 1)?
-            .f_constant_pad_nd([1, 0])?)
-    }
+/// The beginning of each expert's pairs, from their ends, int32 `[E]`.
+pub(crate) fn starts(ends: &Tensor) -> Result<Tensor> {
+    let before = ends.f_narrow(0, 0, ends.size()[0] - 1)?;
+    Ok(before.f_constant_pad_nd([1, 0])?)
+}
 
-    /// The number of each expert's pairs, int32 `[E]`.
-    pub(crate) fn load(&self) -> Result<Tensor> {
-        Ok(self.ends.f_sub(&self.starts()?)?)
-    }
+/// The number of each expert's pairs, from their ends, int32 `[E]`.
+pub(crate) fn load(ends: &Tensor) -> Result<Tensor> {
+    Ok(ends.f_sub(&starts(ends)?)?)
 }

@@ -5,7 +5,7 @@
 
 use crate::attention::{CacheView, PackedView};
 use crate::cache::Cached;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{self, Dispatch};
 use crate::error::Result;
 use crate::matmul::Products;
 use crate::packed::AuxLoss;
@@ -82,29 +82,28 @@ impl Routing {
             .transpose()?)
     }
 
-    /// Notes a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which
-    /// `dispatch` has in the order of the experts.
+    /// Notes a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, and the
+    /// `ends` of each expert's pairs, int32 `[E]`.
     pub(crate) fn notes(
         &self,
         rule: &RouterRule,
         scores: &Tensor,
         experts: &Tensor,
-        dispatch: &Dispatch,
+        ends: &Tensor,
     ) -> Result<Notes> {
         let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
         let mut notes = Notes::default();
         let (rows, count) = scores.size2()?;
+        let load_of = |experts: &Tensor| dispatch::load(&Dispatch::new(experts, count)?.ends);
         if self.record {
             notes.experts = Some(experts.shallow_clone());
         }
         if self.count {
             // bincount would ask the device for the largest expert, and wait.
             notes.load = Some(match &self.counted {
-                None if rows == self.tokens => dispatch.load()?,
-                None => Dispatch::new(&real(experts)?, count)?.load()?,
-                Some(tokens) => {
-                    Dispatch::new(&experts.f_index_select(0, tokens)?, count)?.load()?
-                }
+                None if rows == self.tokens => dispatch::load(ends)?,
+                None => load_of(&real(experts)?)?,
+                Some(tokens) => load_of(&experts.f_index_select(0, tokens)?)?,
             });
         }
         if let Some((lengths, weights)) = &self.balance {

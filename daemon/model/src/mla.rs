@@ -4,15 +4,18 @@
 //! cached. Names follow the checkpoint: `_a` projections go down to a latent, `_b` projections up
 //! from it.
 
-use crate::attention::{self, CacheView};
+use crate::attention::{self, CacheView, PackedView};
 use crate::error::Result;
 use crate::forward::{Context, View};
+use crate::fused;
 use crate::matmul::{Products, plus};
 use crate::parts::{AttentionParts, LatentParts, QueryParts};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
 use crate::weights::{Builder, Initial, Rows};
+use r1d_kernels::{LatentHeads, TrainKernels};
 use r1d_shape::MlaSizes;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// ε of the two latent norms, whatever `rms_norm_eps` is.
@@ -161,6 +164,18 @@ impl Mla {
 
     /// Runs the attention: `[T, hidden]` → `[T, hidden]`.
     pub(crate) fn forward(&self, x: &Tensor, layer: usize, context: &Context) -> Result<Tensor> {
+        if let (
+            Some(kernels),
+            Some(heads),
+            View::Packed {
+                packed,
+                cached: None,
+            },
+        ) = (context.kernels, heads_of(&self.sizes), &context.view)
+        {
+            let attended = self.attend_fused(kernels, x, heads, packed, context)?;
+            return context.products.linear(&attended, &self.o_proj, None);
+        }
         let (query, latent) = self.project(x, &context.rotation, context.products)?;
         let scale = self.sizes.softmax_scale();
         let attended = match &context.view {
@@ -193,6 +208,47 @@ impl Mla {
         context
             .products
             .linear(&attended, &self.o_proj, self.o_bias.as_ref())
+    }
+
+    /// Computes attention's result before the output projection, `[T, H · dv]`, of whole sequences
+    /// that no cache needs, by kernels that write queries, keys and values once.
+    fn attend_fused(
+        &self,
+        kernels: &Arc<TrainKernels>,
+        x: &Tensor,
+        heads: LatentHeads,
+        packed: &PackedView,
+        context: &Context,
+    ) -> Result<Tensor> {
+        let (products, table) = (context.products, context.rotation.table());
+        let of_latent = [self.sizes.kv_lora_rank, heads.rotary];
+        let down = products.linear(x, &self.a_proj, None)?;
+        let normed = |norm: &RmsNorm, x: Tensor| -> Result<Tensor> {
+            Ok(norm.behind_sum(x, None, Some(kernels))?.1)
+        };
+        let [query, latent, shared] = match &self.q_b {
+            None => three(fused::rotate_tails(
+                kernels, &down, table, heads, &of_latent,
+            )?)?,
+            Some((norm, q_b_proj)) => {
+                let rank = down.size()[1] - of_latent[0] - of_latent[1];
+                let [query, latent, shared] = split(&down, [rank, of_latent[0], of_latent[1]])?;
+                let query = products.linear(&normed(norm, query)?, q_b_proj, None)?;
+                let query = fused::rotate_tails(kernels, &query, table, heads, &[])?;
+                three(query.into_iter().chain([latent, shared]).collect())?
+            }
+        };
+        let latent = normed(&self.kv_a_layernorm, latent)?;
+        let expanded = products.wide().linear(&latent, &self.kv_b_proj, None)?;
+        let expanded = expanded.f_view([-1, heads.heads, heads.plain + heads.value])?;
+        let [key, value] = fused::expand_latent(kernels, &expanded, &shared, table, heads)?;
+        let scale = self.sizes.softmax_scale();
+        let attended = attention::causal(&query, &key, &value, scale, packed)?;
+        // Behind each head's result stand zeros, as behind its values.
+        Ok(attended
+            .f_view([-1, heads.heads, heads.width()])?
+            .f_narrow(2, 0, heads.value)?
+            .f_flatten(1, 2)?)
     }
 
     /// Computes q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope =
@@ -315,6 +371,27 @@ impl Latent {
     fn joined(&self) -> Result<Tensor> {
         Ok(Tensor::f_cat(&[&self.c.f_unsqueeze(1)?, &self.k_rope], -1)?)
     }
+}
+
+/// The heads as r1d's own kernels for training see them; `None` where these do not know them.
+pub(crate) fn heads_of(sizes: &MlaSizes) -> Option<LatentHeads> {
+    let heads = LatentHeads {
+        heads: sizes.heads,
+        plain: sizes.qk_nope_head_dim,
+        rotary: sizes.qk_rope_head_dim,
+        value: sizes.v_head_dim,
+    };
+    // Rows of a product begin at multiples of a vector, and those of its parts too.
+    let ranks = [sizes.kv_lora_rank, sizes.q_lora_rank.unwrap_or(0)];
+    let knows = heads.are_known() && ranks.iter().all(|rank| rank % 8 == 0);
+    (knows && !sizes.bias).then_some(heads)
+}
+
+fn three(tensors: Vec<Tensor>) -> Result<[Tensor; 3]> {
+    let made = |tensors: Vec<Tensor>| format!("{} parts, not three", tensors.len());
+    tensors
+        .try_into()
+        .map_err(|tensors| crate::ModelError::Input(made(tensors)))
 }
 
 /// Splits the last dimension into parts of these sizes.

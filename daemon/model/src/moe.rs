@@ -2,16 +2,19 @@
 //! token uses.
 
 use crate::attention::gather_rows;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{self, Dispatch};
 use crate::error::Result;
 use crate::forward::{Context, Notes};
+use crate::fused;
 use crate::matmul::Products;
 use crate::parts::ExpertParts;
 use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};
 use crate::weights::{Builder, Initial, Rows};
+use r1d_kernels::{Gating, TrainKernels};
 use r1d_shape::ExpertSizes;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Computes y = Σ_{k ∈ chosen} gate_k · E_k(x) + Shared(x).
@@ -76,19 +79,71 @@ impl Moe {
         let Context {
             products, routing, ..
         } = context;
-        let scores = self.router.scores(x, *products)?;
+        let scores = self
+            .router
+            .scores(x, *products, context.kernels.is_some())?;
         let chosen = match routing.forced(self.moe_layer)? {
             Some(forced) => forced,
             None => self.router.choose(&scores)?,
         };
+        if let Some(kernels) = self.kernels(x, context)? {
+            return self.forward_fused(kernels, x, (&scores, &chosen), context);
+        }
         let gates = self.router.rule.gates(&scores, &chosen)?;
         let dispatch = tch::no_grad(|| Dispatch::new(&chosen, self.router.rule.experts))?;
-        let notes = routing.notes(&self.router.rule, &scores, &chosen, &dispatch)?;
+        let notes = routing.notes(&self.router.rule, &scores, &chosen, &dispatch.ends)?;
         let routed = self.experts.forward(x, &dispatch, &gates, *products)?;
         let output = match &self.shared {
             Some(shared) => routed.f_add(&shared.forward(x, context)?)?,
             None => routed,
         };
+        Ok((output, notes))
+    }
+
+    /// r1d's own kernels, where they know the sizes.
+    fn kernels<'a>(
+        &self,
+        x: &Tensor,
+        context: &'a Context,
+    ) -> Result<Option<&'a Arc<TrainKernels>>> {
+        let rule = &self.router.rule;
+        let (_, hidden, intermediate) = self.experts.down.size3()?;
+        let knows = TrainKernels::takes_experts(rule.experts, rule.experts_per_token, hidden)
+            && intermediate % 8 == 0
+            && self.experts.grouped_product_takes(x, context.products);
+        Ok(context.kernels.filter(|_| knows))
+    }
+
+    /// Computes the same by kernels that read and write each pair's row once between the products.
+    fn forward_fused(
+        &self,
+        kernels: &Arc<TrainKernels>,
+        x: &Tensor,
+        (scores, chosen): (&Tensor, &Tensor),
+        context: &Context,
+    ) -> Result<(Tensor, Notes)> {
+        let Context {
+            products, routing, ..
+        } = context;
+        let rule = &self.router.rule;
+        let gating = Gating {
+            normalise: rule.normalise,
+            factor: rule.scaling_factor as f32,
+        };
+        let chosen = chosen.f_contiguous()?;
+        let gates = fused::gates(kernels, scores, &chosen, gating)?;
+        let places = tch::no_grad(|| kernels.places(&chosen, rule.experts))?;
+        let notes = routing.notes(rule, scores, &chosen, &places.ends)?;
+        let rows = fused::spread(kernels, x, &places.place)?;
+        let Experts { gate_up, down } = &self.experts;
+        let between = products.grouped(&rows, gate_up, &places.ends)?;
+        let between = fused::silu_mul(kernels, &between)?;
+        let rows = products.grouped(&between, down, &places.ends)?;
+        let shared = self.shared.as_ref();
+        let shared = shared
+            .map(|shared| shared.forward(x, context))
+            .transpose()?;
+        let output = fused::weigh(kernels, &rows, &places.place, &gates, shared.as_ref())?;
         Ok((output, notes))
     }
 }
@@ -201,8 +256,8 @@ impl Experts {
         let (experts, _, hidden) = self.gate_up.size3()?;
         let (token, place, rows) =
             tch::no_grad(|| -> Result<_> {
-                let starts = dispatch.starts()?;
-                let busiest = i64::try_from(dispatch.load()?.f_max()?)?;
+                let starts = dispatch::starts(&dispatch.ends)?;
+                let busiest = i64::try_from(dispatch::load(&dispatch.ends)?.f_max()?)?;
                 let rows = if invariant {
                     whole_tiles(busiest, TILE_ROWS)
                 } else {

@@ -1,6 +1,7 @@
 //! Routers, and the ways their load is balanced.
 
 use crate::error::Result;
+use crate::fused;
 use crate::matmul::Products;
 use crate::packed::AuxLoss;
 use crate::weights::{Builder, Initial};
@@ -49,14 +50,20 @@ impl Router {
     }
 
     /// Computes s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
-    pub(crate) fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+    /// On a GPU whose kernels are r1d's own, bfloat16 operands need not be widened for that.
+    pub(crate) fn scores(&self, x: &Tensor, products: Products, own: bool) -> Result<Tensor> {
         let wide = if x.kind() == Kind::Double {
             Kind::Double
         } else {
             Kind::Float
         };
+        let narrow = [x, &self.weight]
+            .iter()
+            .all(|of| of.kind() == Kind::BFloat16);
+        let plain = own && products.rank(&self.weight).is_none();
         let logits = match self.rule.scoring {
             Scoring::Softmax { wide: false } => products.wide().linear(x, &self.weight, None)?,
+            _ if plain && narrow => fused::wide_product(x, &self.weight)?,
             _ => products.linear(&x.f_to_kind(wide)?, &self.weight.f_to_kind(wide)?, None)?,
         };
         Ok(match self.rule.scoring {
