@@ -47,9 +47,10 @@ impl Trainer {
         }
         let sides: Vec<[TrainSequence; 2]> = batch.pairs.iter().map(sides).collect();
         let shares = !self.aux_loss(model).wanted();
-        self.optimiser.clear_gradients()?;
+        let groups = self.pack_pairs(&batch.pairs, shares);
+        self.begin_update(groups.len())?;
         let (mut sums, mut losses, mut load) = (DpoSums::new(model.device())?, Vec::new(), None);
-        for group in self.pack_pairs(&batch.pairs, shares) {
+        for group in groups {
             let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
             let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
             let places = Places::of(&own, model.device())?;

@@ -250,10 +250,11 @@ impl Trainer {
         if chosen.is_empty() {
             return Ok(());
         }
-        self.optimiser.clear_gradients()?;
+        let groups = self.pack(run, &chosen);
+        self.begin_update(groups.len())?;
         let mut sums = MetricSums::new(run.device)?;
         let mut load = None;
-        for group in self.pack(run, &chosen) {
+        for group in groups {
             let micro = run.micro_batch(&group, run.replay)?;
             run.fed += micro.packed.ids.size1()? as usize;
             let Passed {

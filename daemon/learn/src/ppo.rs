@@ -247,14 +247,15 @@ impl Critic<'_> {
         if tokens == 0 {
             return Ok(());
         }
-        self.trainer.optimiser.clear_gradients()?;
-        let (mut sums, mut load) = (Vec::new(), None);
-        for group in packing::rollouts(
+        let groups = packing::rollouts(
             run.sequences,
             minibatch,
             self.shares_prompts(),
             self.trainer.budget,
-        ) {
+        );
+        self.trainer.begin_update(groups.len())?;
+        let (mut sums, mut load) = (Vec::new(), None);
+        for group in groups {
             let micro = self.micro_batch(run.sequences, &group)?;
             let Passed {
                 hidden,

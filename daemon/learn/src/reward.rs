@@ -40,7 +40,6 @@ impl Trainer {
         let units = units(scorer, &batch.batch)?;
         let texts: usize = units.iter().map(Vec::len).sum();
         let share = !self.aux_loss(model).wanted();
-        self.optimiser.clear_gradients()?;
         // Scores, float64, in the order in which they were computed, and the units that they belong
         // to.
         let (mut scores, mut order, mut losses, mut load) =
@@ -49,7 +48,9 @@ impl Trainer {
             .iter()
             .map(|unit| unit.iter().map(Text::tokens).sum())
             .collect();
-        for group in packing::best_fit(&lengths, self.budget) {
+        let groups = packing::best_fit(&lengths, self.budget);
+        self.begin_update(groups.len())?;
+        for group in groups {
             let own: Vec<Text> = group
                 .iter()
                 .flat_map(|&index| units[index].iter().copied())

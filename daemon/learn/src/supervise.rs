@@ -35,7 +35,8 @@ impl Trainer {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
         let (chosen, tokens) = trained_ones(&batch.sequences)?;
-        self.optimiser.clear_gradients()?;
+        let groups = self.pack_supervised(batch, &chosen);
+        self.begin_update(groups.len())?;
         // Loss and number of ids predicted right, [2] float64.
         let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         // The same sums of the prediction module.
@@ -45,7 +46,7 @@ impl Trainer {
             .map(|&index| further_targets(&batch.sequences[index]))
             .sum();
         let mut load = None;
-        for group in self.pack_supervised(batch, &chosen) {
+        for group in groups {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
             let Passed {

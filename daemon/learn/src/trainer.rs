@@ -71,7 +71,8 @@ impl Trainer {
     ) -> Result<Trainer, LearnError> {
         model.set_requires_grad(true);
         Ok(Trainer {
-            optimiser: Optimiser::new(model.parameters(), optimiser)?,
+            optimiser: Optimiser::new(model.parameters(), optimiser)?
+                .with_kernels(model.kernels().cloned()),
             router,
             budget: max_tokens_per_device.max(1) as usize,
             largest: 0,
@@ -136,6 +137,15 @@ impl Trainer {
             self.tokens_seen = tokens.f_int64_value(&[0])?;
         }
         self.optimiser.restored()
+    }
+
+    /// Begins an update over `micro_batches` micro-batches: there are no gradients yet.
+    pub(crate) fn begin_update(&mut self, micro_batches: usize) -> Result<(), LearnError> {
+        self.optimiser.clear_gradients()?;
+        // A block's gradients are not to stay beside those of all others.
+        let at_once = micro_batches == 1 && self.checkpointing.is_none();
+        self.optimiser.hold_gradients(at_once);
+        Ok(())
     }
 
     /// Runs one packed forward pass of an update. After what is computed from it has been

@@ -10,7 +10,7 @@ use r1d_learn::Trainer;
 use r1d_learn::head::Head;
 use r1d_learn::optimiser::Optimiser;
 use r1d_model::{CausalLm, Forward, Packed};
-use r1d_proto::hyperparameters::{self, GradientCheckpointing};
+use r1d_proto::hyperparameters::{self, Dtype, GradientCheckpointing};
 use r1d_proto::worker::{Supervise, Train};
 use r1d_torch::runtime;
 use std::collections::BTreeMap;
@@ -43,6 +43,24 @@ fn latent(layers: u32) -> String {
     let [of, to] = [12, layers].map(|layers| format!("\"num_hidden_layers\": {layers}"));
     assert!(config.contains(&of));
     config.replace(&of, &to)
+}
+
+/// Three small layers with latent attention, two of them with experts, which every token goes to:
+/// choices would differ between dtypes.
+fn small_latent(q_lora_rank: &str) -> String {
+    format!(
+        r#"{{"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+            "vocab_size": 1111, "hidden_size": 256, "intermediate_size": 384,
+            "moe_intermediate_size": 64, "num_hidden_layers": 3, "first_k_dense_replace": 1,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": {q_lora_rank},
+            "kv_lora_rank": 64, "qk_nope_head_dim": 48, "qk_rope_head_dim": 16, "v_head_dim": 40,
+            "n_routed_experts": 5, "n_shared_experts": 1, "num_experts_per_tok": 5, "n_group": 1,
+            "topk_group": 1, "topk_method": "noaux_tc", "scoring_func": "sigmoid",
+            "norm_topk_prob": true, "routed_scaling_factor": 2.5, "moe_layer_freq": 1,
+            "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+            "max_position_embeddings": 4096, "attention_bias": false,
+            "tie_word_embeddings": false, "initializer_range": 0.1}}"#
+    )
 }
 
 fn kernels(device: Device) -> Arc<TrainKernels> {
@@ -151,6 +169,78 @@ fn gradients_of_texts_are_as_near_to_float64_as_libtorchs() {
     }
     // Wide heads, and rows that do not fill a block.
     check(&config(2, 384, 3 * 2, 344, 48), &texts(), "narrow");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gradients_of_latent_attention_and_experts_are_as_near_to_float64_as_libtorchs() {
+    check(&small_latent("null"), &texts(), "latent");
+    check(&small_latent("72"), &texts(), "latent queries");
+    // Sequences of one length attend side by side, others without padding.
+    let even = Batch::Text(Supervise {
+        step: 0,
+        sequences: text(7, &[130; 2]),
+    });
+    check(&small_latent("null"), &even, "latent, even");
+}
+
+/// The optimiser's state and the parameters after three updates of a few parameters, whose second
+/// one has two backward passes.
+fn updated(kernels: Option<Arc<TrainKernels>>, holds: bool, narrow: bool) -> Vec<(String, Tensor)> {
+    let device = gpu();
+    tch::manual_seed(3);
+    let shapes: [(&str, &[i64]); 3] = [("a", &[70, 33]), ("norm", &[64]), ("b", &[300, 512])];
+    let parameters: Vec<(String, Tensor)> = shapes
+        .iter()
+        .map(|(name, shape)| {
+            let parameter = Tensor::randn(*shape, (Kind::BFloat16, device));
+            ((*name).to_owned(), parameter.set_requires_grad(true))
+        })
+        .collect();
+    let mut settings = optimiser(1e-2);
+    if narrow {
+        settings.exp_avg_dtype = Dtype::Bfloat16;
+        (settings.exp_avg_sq_dtype, settings.adam_beta2) = (Dtype::Bfloat16, 0.95);
+    }
+    let copies = parameters
+        .iter()
+        .map(|(n, p)| (n.clone(), p.shallow_clone()));
+    let optimiser = Optimiser::new(copies.collect(), &settings).unwrap();
+    let mut optimiser = optimiser.with_kernels(kernels);
+    for passes in [1, 2, 1] {
+        optimiser.clear_gradients().unwrap();
+        optimiser.hold_gradients(holds);
+        for _ in 0..passes {
+            for (_, parameter) in &parameters {
+                let slope = Tensor::randn(parameter.size(), (Kind::BFloat16, device));
+                runtime::backward(&(parameter * slope).sum(Kind::Float)).unwrap();
+            }
+            optimiser.accumulate().unwrap();
+        }
+        let norm = optimiser.gradient_norm().unwrap();
+        optimiser.update(1e-2, &norm, &norm.isfinite()).unwrap();
+    }
+    let state = optimiser.state().into_iter().chain(parameters);
+    state.map(|(name, t)| (name, t.detach().copy())).collect()
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn updates_are_those_of_libtorchs_adamw() {
+    for narrow in [false, true] {
+        let expected = updated(None, false, narrow);
+        let own = updated(Some(kernels(gpu())), false, narrow);
+        for ((name, own), (_, expected)) in own.iter().zip(&expected) {
+            let most = match own.kind() {
+                Kind::BFloat16 => 1e-3,
+                _ => 1e-6,
+            };
+            let difference = off(own, expected);
+            assert!(difference < most, "{name}: {difference:e}");
+        }
+        // A gradient that waits for a second one is the same number.
+        assert_same_bits(&updated(Some(kernels(gpu())), true, narrow), &own);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! the host (`host`), an update begins by waiting for those three, since the host's part depends on
 //! them.
 
+mod by_kernels;
 mod host;
 #[cfg(test)]
 mod tests;
@@ -13,10 +14,12 @@ mod tests;
 use crate::LearnError;
 use crate::arena::{Arena, Block, Part, Table};
 use host::Staging;
+use r1d_kernels::TrainKernels;
 use r1d_proto::hyperparameters::{self, Dtype, NARROW_ADAM_BETA2_MAX, OptimizerOffload};
 use r1d_torch::adamw::{AdamW, Conditions, Slices};
 use r1d_torch::foreach;
 use r1d_torch::work;
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Elements whose narrow moments are widened at a time.
@@ -43,8 +46,14 @@ pub struct Optimiser {
     /// The float32 sums over micro-batches, made with the first gradient; only for parameters with
     /// a master.
     gradients: Option<Arena>,
-    /// Which parameters have a gradient in their sum.
+    /// Which parameters have a gradient, in their sum or held.
     reached: Vec<bool>,
+    /// The gradients that are held as the backward pass left them.
+    held: Vec<Option<Tensor>>,
+    /// Whether a parameter's first gradient is held.
+    holds: bool,
+    /// r1d's own kernels, where they make the update.
+    kernels: Option<Arc<TrainKernels>>,
     /// What passes between the device and the host; `None` if the optimiser is on the device.
     staging: Option<Staging>,
 }
@@ -162,6 +171,9 @@ impl Optimiser {
             steps: Tensor::f_zeros([parameters.len() as i64], (Kind::Float, home))?,
             gradients: None,
             reached: vec![false; parameters.len()],
+            held: parameters.iter().map(|_| None).collect(),
+            holds: false,
+            kernels: None,
             staging: offloads.then(|| Staging::new(&table, device)).transpose()?,
             table,
             parameters,
@@ -186,9 +198,27 @@ impl Optimiser {
         Ok(())
     }
 
+    /// Makes updates on the device by r1d's own kernels.
+    pub fn with_kernels(self, kernels: Option<Arc<TrainKernels>>) -> Optimiser {
+        let known = |own: &Parameter| matches!(own.tensor.kind(), Kind::Float | Kind::BFloat16);
+        Optimiser {
+            kernels: kernels.filter(|_| self.parameters.iter().all(known)),
+            ..self
+        }
+    }
+
+    /// Sets whether a parameter's first gradient stays as the backward pass leaves it, in the
+    /// parameter's own dtype, until a second one is added to it. Where one pass is all of an
+    /// update, it need not go through a float32 sum, whose value would be the same. It has an
+    /// effect where r1d's own kernels make the update.
+    pub fn hold_gradients(&mut self, on: bool) {
+        self.holds = on && self.kernels.is_some() && self.staging.is_none();
+    }
+
     /// Drops all gradients.
     pub fn clear_gradients(&mut self) -> Result<(), LearnError> {
         self.reached.fill(false);
+        self.held.fill_with(|| None);
         let tensors = self
             .parameters
             .iter()
@@ -209,19 +239,32 @@ impl Optimiser {
             if !gradient.defined() {
                 continue;
             }
-            let mut sum = self.sum(index)?;
-            tch::no_grad(|| {
-                if self.reached[index] {
-                    sum.f_add_(&gradient).map(drop)
-                } else {
-                    sum.f_copy_(&gradient)
-                }
-            })?;
+            if self.holds && !self.reached[index] {
+                self.held[index] = Some(gradient.f_detach()?);
+            } else {
+                self.add(index, &gradient)?;
+            }
             self.reached[index] = true;
             taken.push(self.parameters[index].tensor.shallow_clone());
             work::moved(0);
         }
         Ok(foreach::clear_gradients(&taken)?)
+    }
+
+    /// Adds a gradient to the parameter's float32 sum.
+    fn add(&mut self, index: usize, gradient: &Tensor) -> Result<(), LearnError> {
+        let mut sum = self.sum(index)?;
+        let held = self.held[index].take();
+        Ok(tch::no_grad(|| {
+            if let Some(held) = &held {
+                sum.f_copy_(held)?;
+            }
+            if self.reached[index] {
+                sum.f_add_(gradient).map(drop)
+            } else {
+                sum.f_copy_(gradient)
+            }
+        })?)
     }
 
     /// The float32 sum of a parameter's gradients, a view whose contents count once the parameter
@@ -248,7 +291,9 @@ impl Optimiser {
             .position(|own| own.has_master && own.tensor.data_ptr() == parameter.data_ptr());
         let Some(index) = index else { return Ok(None) };
         let mut sum = self.sum(index)?;
-        if !self.reached[index] {
+        if let Some(held) = self.held[index].take() {
+            tch::no_grad(|| sum.f_copy_(&held))?;
+        } else if !self.reached[index] {
             let _ = tch::no_grad(|| sum.f_zero_())?;
             self.reached[index] = true;
         }
@@ -258,6 +303,9 @@ impl Optimiser {
     /// The gradient of each parameter; `None` for those without one.
     fn gradients(&self) -> Result<Vec<Option<Tensor>>, LearnError> {
         let of = |(index, own): (usize, &Parameter)| {
+            if let Some(held) = &self.held[index] {
+                return Ok(Some(held.shallow_clone()));
+            }
             if own.has_master {
                 let sums = self.gradients.as_ref().filter(|_| self.reached[index]);
                 let place = &self.table.places[index];
@@ -270,9 +318,12 @@ impl Optimiser {
     }
 
     /// The global norm of the gradients before clipping, a float64 scalar on their device, which is
-    /// not waited for. On a GPU it is the root of the blocks' square sums, each in float64, in the
-    /// blocks' order; on the CPU it is summed parameter by parameter in float32.
+    /// not waited for. On a GPU it is the root of square sums in float64, of parts of a fixed size
+    /// in a fixed order; on the CPU it is summed parameter by parameter in float32.
     pub fn gradient_norm(&self) -> Result<Tensor, LearnError> {
+        if let Some(kernels) = &self.kernels {
+            return self.norm_by_kernels(kernels);
+        }
         let whole = match &self.gradients {
             Some(sums) if self.reached.iter().all(|&reached| reached) => Some(sums),
             _ => None,
@@ -310,7 +361,10 @@ impl Optimiser {
             }
             None => {
                 self.count_updates(&verdict)?;
-                self.update_in_place(learning_rate, &verdict)?;
+                match &self.kernels {
+                    Some(kernels) => self.update_by_kernels(kernels, learning_rate, &verdict)?,
+                    None => self.update_in_place(learning_rate, &verdict)?,
+                }
             }
         }
         self.clear_gradients()
