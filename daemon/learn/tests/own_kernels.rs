@@ -12,7 +12,7 @@ use r1d_learn::optimiser::Optimiser;
 use r1d_model::{CausalLm, Forward, Packed};
 use r1d_proto::hyperparameters::{self, Dtype, GradientCheckpointing};
 use r1d_proto::worker::{Supervise, Train};
-use r1d_torch::runtime;
+use r1d_torch::{attention, runtime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -184,6 +184,52 @@ fn gradients_of_latent_attention_and_experts_are_as_near_to_float64_as_libtorchs
     check(&small_latent("null"), &even, "latent, even");
 }
 
+/// Attention's result, and the gradient of a product of queries above keys above values.
+fn attended(qkv: &Tensor, slope: &Tensor, attend: &dyn Fn([&Tensor; 3]) -> Tensor) -> [Tensor; 2] {
+    let qkv = leaf(qkv);
+    let parts = qkv.split_with_sizes([6, 2, 2], 2);
+    let [q, k, v] = [0, 1, 2].map(|i: usize| parts[i].transpose(1, 2));
+    let out = attend([&q, &k, &v]);
+    runtime::backward(&(&out * slope).sum(Kind::Float)).unwrap();
+    [out.detach(), qkv.grad()]
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn attention_of_even_sequences_is_as_near_to_float64_as_libtorchs() {
+    gpu();
+    let (scale, no_mask) = (128f64.powf(-0.5), None::<&Tensor>);
+    for length in [512, 1023] {
+        let (qkv, slope) = (random(&[3, length, 10, 128]), random(&[3, 6, length, 128]));
+        let theirs = |[q, k, v]: [&Tensor; 3]| {
+            Tensor::scaled_dot_product_attention(q, k, v, no_mask, 0.0, true, scale, true)
+        };
+        let exact = |[q, k, v]: [&Tensor; 3]| {
+            let [k, v] = [k, v].map(|t| t.repeat_interleave_self_int(3, 1, 6));
+            let hidden = Tensor::ones([length, length], (Kind::Bool, q.device())).triu(1);
+            let scores = q.matmul(&k.transpose(2, 3)) * scale;
+            let scores = scores.masked_fill(&hidden, f64::NEG_INFINITY);
+            scores.softmax(-1, Kind::Double).matmul(&v)
+        };
+        let own = |[q, k, v]: [&Tensor; 3]| attention::even(q, k, v, scale).unwrap();
+        let wide = [&qkv, &slope].map(|t| t.to_kind(Kind::Double));
+        let expected = attended(&wide[0], &wide[1], &exact);
+        let (torch, found) = (
+            attended(&qkv, &slope, &theirs),
+            attended(&qkv, &slope, &own),
+        );
+        for ((found, torch), expected) in found.iter().zip(&torch).zip(&expected) {
+            let (ours, theirs) = (off(found, expected), off(torch, expected));
+            println!("even, {length}: torch {theirs:.2e}, own {ours:.2e}");
+            assert!(ours < 1.1 * theirs + 1e-4, "{ours:e} and {theirs:e}");
+        }
+        for _ in 0..5 {
+            let again = attended(&qkv, &slope, &own);
+            assert!(again.iter().zip(&found).all(|(a, b)| a.equal(b)));
+        }
+    }
+}
+
 /// The optimiser's state and the parameters after three updates of a few parameters, whose second
 /// one has two backward passes.
 fn updated(kernels: Option<Arc<TrainKernels>>, holds: bool, narrow: bool) -> Vec<(String, Tensor)> {
@@ -347,7 +393,7 @@ fn what_each_kernel_takes() {
     rotations(&own);
     log_probabilities(&own);
     products();
-    attention();
+    attention_times();
 }
 
 fn norms(own: &TrainKernels) {
@@ -496,7 +542,7 @@ fn products() {
     });
 }
 
-fn attention() {
+fn attention_times() {
     let heads = |count: i64| leaf(&random(&[TEXTS, TOKENS / TEXTS, count, 64]));
     let (q, k, v) = (heads(14), heads(2), heads(2));
     let attend = || {

@@ -3,13 +3,17 @@
 use crate::error::Result;
 use crate::packed::Span;
 use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
-use r1d_torch::attention::{Starts, varlen};
+use r1d_torch::attention::{self, Starts, varlen};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// Longest sequence on the CPU that uses matmul–softmax–matmul. Above it libtorch's fused kernel
 /// pays; up to it, matmul–softmax–matmul is as fast and rounds less.
 const FUSED_MIN_TOKENS: i64 = 128;
+
+/// Shortest sequences, and widest heads, that attend by [`attention::even`].
+const EVEN_MIN_TOKENS: i64 = 512;
+const EVEN_HEAD_DIM_MAX: i64 = 128;
 
 /// Packed sequences and their padded views, which only attention needs.
 pub(crate) struct PackedView {
@@ -19,6 +23,9 @@ pub(crate) struct PackedView {
     /// The sequences as they lie in the pass, for attention without padding, which needs no bands.
     unpadded: Option<Unpadded>,
     invariant: bool,
+    /// Whether sequences of one length may attend by two libraries' kernels
+    /// ([`attention::even`]).
+    even: bool,
 }
 
 struct Unpadded {
@@ -109,6 +116,7 @@ impl PackedView {
             bands,
             unpadded: None,
             invariant,
+            even: false,
         })
     }
 
@@ -151,7 +159,13 @@ impl PackedView {
                 token,
             }),
             invariant: false,
+            even: false,
         })
+    }
+
+    /// The view for a pass whose keys no cache needs, on a GPU that r1d's own kernels are for.
+    pub(crate) fn for_training(self) -> PackedView {
+        PackedView { even: true, ..self }
     }
 }
 
@@ -291,11 +305,25 @@ pub(crate) fn causal(
         let attended = match &band.mask {
             _ if view.invariant => tiled_causal(&query, &key, &value, scale)?,
             Some(mask) => naive_causal(&query, &key, &value, scale, mask)?,
+            None if view.even && band.padding.is_none() && are_even(&query, &value)? => {
+                attention::even(&query, &key, &value, scale)?
+            }
             None => fused_causal(&query, &key, &value, scale)?,
         };
         band.unpad(&attended)
     };
     joined(view.bands.iter().map(of_band).collect::<Result<_>>()?, 0)
+}
+
+/// Whether [`attention::even`] takes these sequences. A few short ones are not worth its plans, of
+/// which each new shape needs one.
+fn are_even(query: &Tensor, value: &Tensor) -> Result<bool> {
+    let (batch, _, length, width) = query.size4()?;
+    Ok(batch > 1
+        && length >= EVEN_MIN_TOKENS
+        && width == value.size4()?.3
+        && width % 8 == 0
+        && width <= EVEN_HEAD_DIM_MAX)
 }
 
 fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {

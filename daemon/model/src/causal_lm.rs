@@ -557,6 +557,11 @@ impl CausalLm {
         } else {
             PackedView::new(&spans, options.invariant, self.kind, self.device)?
         };
+        let packed = if cache.is_none() && self.kernels.is_some() && !options.invariant {
+            packed.for_training()
+        } else {
+            packed
+        };
         let rotation = self
             .rope
             .rotation(&packed.positions, packed.longest - 1, self.kind)?;

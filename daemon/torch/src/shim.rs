@@ -123,6 +123,27 @@ unsafe extern "C" {
         scale: f64,
         out: *mut *mut C_tensor,
     ) -> *mut c_char;
+    pub(crate) fn r1d_even_attention(
+        query: *const C_tensor,
+        key: *const C_tensor,
+        value: *const C_tensor,
+        scale: f64,
+        out: *mut *mut C_tensor,
+        lse: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    #[allow(clippy::too_many_arguments, reason = "the C ABI of one libtorch call")]
+    pub(crate) fn r1d_even_attention_backward(
+        gradient: *const C_tensor,
+        query: *const C_tensor,
+        key: *const C_tensor,
+        value: *const C_tensor,
+        out: *const C_tensor,
+        lse: *const C_tensor,
+        scale: f64,
+        of_query: *mut *mut C_tensor,
+        of_key: *mut *mut C_tensor,
+        of_value: *mut *mut C_tensor,
+    ) -> *mut c_char;
     pub(crate) fn r1d_packs(weight: *const C_tensor) -> bool;
     pub(crate) fn r1d_packed_linear(
         x: *const C_tensor,
