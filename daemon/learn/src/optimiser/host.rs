@@ -16,14 +16,16 @@
 use super::{Optimiser, Verdict};
 use crate::LearnError;
 use crate::arena::{Block, Part, Table};
+use r1d_kernels::PinnedMemory;
 use r1d_torch::transfer::{Event, copy_ahead};
 use r1d_torch::{runtime, work};
 use std::array;
 use std::thread::available_parallelism;
 use tch::{Device, Kind, Tensor};
 
-/// Most elements of a block. A power of two, to which libtorch rounds pinned memory.
+/// Most elements of a block.
 const BLOCK_ELEMENTS: i64 = 1 << 24;
+const FLOAT32_BYTES: usize = 4;
 /// Blocks that are on their way: one is copied while the host computes the other.
 const LANES: usize = 2;
 
@@ -34,6 +36,8 @@ pub(super) struct Staging {
     gradients: [Tensor; LANES],
     /// Parameters on their way to the device, as many bytes.
     parameters: [Tensor; LANES],
+    /// What these are in on a GPU's host. It is dropped behind them.
+    _pinned: Vec<PinnedMemory>,
 }
 
 impl Staging {
@@ -43,24 +47,28 @@ impl Staging {
             .iter()
             .map(|block| block.range.end - block.range.start);
         let elements = sizes.max().unwrap_or(0);
-        let buffer = || {
-            let buffer = Tensor::f_zeros([elements], (Kind::Float, Device::Cpu))?;
-            if device.is_cuda() {
-                buffer.f_pin_memory(device)
-            } else {
-                Ok(buffer)
+        let mut pinned = Vec::new();
+        let mut buffer = || {
+            if !device.is_cuda() {
+                return Ok(Tensor::f_zeros([elements], (Kind::Float, Device::Cpu))?);
             }
+            let memory = PinnedMemory::new(device, elements as usize * FLOAT32_BYTES)?;
+            // SAFETY: the memory is kept beside the tensor, and dropped behind it.
+            let buffer = unsafe { memory.tensor()? }.f_view_dtype(Kind::Float)?;
+            pinned.push(memory);
+            Ok(buffer)
         };
         Ok(Staging {
-            gradients: lanes(&buffer)?,
-            parameters: lanes(&buffer)?,
+            gradients: lanes(&mut buffer)?,
+            parameters: lanes(&mut buffer)?,
             blocks,
+            _pinned: pinned,
         })
     }
 }
 
 fn lanes(
-    buffer: &dyn Fn() -> Result<Tensor, tch::TchError>,
+    buffer: &mut dyn FnMut() -> Result<Tensor, LearnError>,
 ) -> Result<[Tensor; LANES], LearnError> {
     let [first, second] = array::from_fn(|_| buffer());
     Ok([first?, second?])
