@@ -2,7 +2,7 @@
 //! that a job's `tokenizer` names: tokenizer.json, tokenizer_config.json, generation_config.json.
 //! The same files give the same bytes.
 //!
-//!   cargo run --release -p r1d-data --example train_tokenizer -- DIRECTORY VOCAB_SIZE FILE.jsonl…
+//! `--help` says how to call it.
 //!
 //! Digits stand alone, as in DeepSeek's and Llama's tokenizers; R1-Zero's four tags are one token
 //! each.
@@ -25,10 +25,35 @@ const END: &str = "<|end|>";
 const PAD: &str = "<|pad|>";
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 
+const HELP: &str = "\
+Trains a byte-level BPE tokenizer for random weights.
+
+Usage: train_tokenizer DIRECTORY VOCAB_SIZE FILE.jsonl...
+
+  DIRECTORY    is written, with tokenizer.json: `[model] tokenizer` of a job names it
+  VOCAB_SIZE   ids at most; the `vocab_size` of the config.json that `[model] init` names, or fewer.
+               262 at least: the bytes, two marks and the four tags of R1-Zero's answers
+  FILE.jsonl   texts, {\"text\": \"...\"} on each line; .json, .parquet, .gz and .zst work too
+
+Then, in the job file:
+
+  [model]
+  init = \"config.json\"
+  tokenizer = \"DIRECTORY\"
+";
+
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments
+        .iter()
+        .any(|word| word == "--help" || word == "-h")
+    {
+        print!("{HELP}");
+        return Ok(());
+    }
     let [directory, vocab_size, files @ ..] = arguments.as_slice() else {
-        return Err("usage: train_tokenizer DIRECTORY VOCAB_SIZE FILE.jsonl…".into());
+        eprint!("{HELP}");
+        return Err("DIRECTORY, VOCAB_SIZE and FILE.jsonl are missing".into());
     };
     let vocab_size: usize = vocab_size
         .parse()

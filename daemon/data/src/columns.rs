@@ -4,11 +4,30 @@ use crate::json::{Json, is_no_number};
 use crate::message::{Message, Spoken};
 use crate::row::Row;
 use r1d_job::DataSource;
+use r1d_job::file::keys::nearest;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 /// Columns that TRL reads by their names, whatever else a data set has.
 const MESSAGES: &str = "messages";
 const TOOLS: &str = "tools";
 const CHAT_TEMPLATE_KWARGS: &str = "chat_template_kwargs";
+/// Columns of public data sets that hold what a key stands for, most usual first.
+const ALSO_CALLED: [(&str, &[&str]); 4] = [
+    (
+        "prompt",
+        &["question", "problem", "query", "instruction", "input"],
+    ),
+    (
+        "completion",
+        &["response", "answer", "output", "solution", "target"],
+    ),
+    (
+        "reference",
+        &["answer", "ground_truth", "solution", "target", "label"],
+    ),
+    ("text", &["content", "document", "body"]),
+];
 
 /// Reads a row. An error says what is wrong with it, without its place.
 pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
@@ -17,40 +36,26 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     };
     let mut row = Row::default();
     let whole = conversation_column(&columns, source);
+    let read = Columns {
+        row: &columns,
+        source,
+    };
     match &whole {
         Some(name) => {
-            (row.messages, row.completion) =
-                conversation(column(&columns, "messages", Some(name))?, name)?;
+            (row.messages, row.completion) = read.conversation(name)?;
             row.prompt = row.messages.last().map(Message::text);
         }
-        None => parts(&mut row, &columns, source)?,
+        None => read.parts(&mut row)?,
     }
-    row.chosen = said(&columns, "chosen", source.chosen.as_ref())?;
-    row.rejected = said(&columns, "rejected", source.rejected.as_ref())?;
-    row.label = number(
-        column(&columns, "label", source.label.as_ref())?,
-        &source.label,
-        0.0..=1.0,
-    )?;
-    row.margin = number(
-        column(&columns, "margin", source.margin.as_ref())?,
-        &source.margin,
-        0.0..=f64::MAX,
-    )?;
-    row.text = text(
-        column(&columns, "text", source.text.as_ref())?,
-        &source.text,
-    )?;
-    row.reference = plain(
-        column(&columns, "reference", source.reference.as_ref())?,
-        &source.reference,
-    )?;
-    row.domain = plain(
-        column(&columns, "domain", source.domain.as_ref())?,
-        &source.domain,
-    )?;
+    row.chosen = read.said("chosen", source.chosen.as_deref())?;
+    row.rejected = read.said("rejected", source.rejected.as_deref())?;
+    row.label = read.number("label", source.label.as_deref(), 0.0..=1.0)?;
+    row.margin = read.number("margin", source.margin.as_deref(), 0.0..=f64::MAX)?;
+    row.text = read.text("text", source.text.as_deref())?;
+    row.reference = read.plain("reference", source.reference.as_deref())?;
+    row.domain = read.plain("domain", source.domain.as_deref())?;
     row.tools = match &source.tools {
-        Some(_) => column(&columns, "tools", source.tools.as_ref())?.cloned(),
+        Some(_) => read.column("tools", source.tools.as_deref())?.cloned(),
         None => find(&columns, TOOLS).cloned(),
     }
     .filter(|tools| *tools != Json::Null);
@@ -81,23 +86,6 @@ fn conversation_column(columns: &[(String, Json)], source: &DataSource) -> Optio
         && !has(columns, &source.prompt)
         && is_list;
     is_whole.then(|| MESSAGES.into())
-}
-
-/// Reads a prompt and its completion, each from a column of its own.
-fn parts(row: &mut Row, columns: &[(String, Json)], source: &DataSource) -> Result<(), String> {
-    // Pairs may hold whole texts or conversations, and no prompt.
-    let no_prompt = source.chosen.is_some() && !has(columns, &source.prompt);
-    let prompt = source.prompt.as_ref().filter(|_| !no_prompt);
-    match said(columns, "prompt", prompt)? {
-        Some(Spoken::Text(text)) => row.prompt = Some(text),
-        Some(Spoken::Messages(messages)) => {
-            row.prompt = messages.last().map(Message::text);
-            row.messages = messages;
-        }
-        None => {}
-    }
-    row.completion = said(columns, "completion", source.completion.as_ref())?;
-    Ok(())
 }
 
 /// The columns, and parts of columns, that the job file names.
@@ -180,141 +168,184 @@ fn remove(columns: &mut Vec<(String, Json)>, name: &str) {
     }
 }
 
-/// The value of the column that the job file names for `key`. A row without that column is an
-/// error.
-fn column<'a>(
-    columns: &'a [(String, Json)],
-    key: &str,
-    name: Option<&String>,
-) -> Result<Option<&'a Json>, String> {
-    let Some(name) = name else { return Ok(None) };
-    find(columns, name).map(Some).ok_or_else(|| {
-        let present = columns
-            .iter()
-            .map(|(column, _)| format!("`{column}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let present = if present.is_empty() {
-            "none".into()
-        } else {
-            present
-        };
-        format!("no column `{name}` (the `{key}` of the data set); the row's columns are {present}")
-    })
+/// A row's columns, with the data set whose keys name them.
+struct Columns<'a> {
+    row: &'a [(String, Json)],
+    source: &'a DataSource,
 }
 
-/// Reads a column that is a text or a list of messages.
-fn said(
-    columns: &[(String, Json)],
-    key: &str,
-    name: Option<&String>,
-) -> Result<Option<Spoken>, String> {
-    match column(columns, key, name)? {
-        Some(Json::List(items)) => Ok(Some(Spoken::Messages(messages(
-            items,
-            name.map_or("", String::as_str),
-        )?))),
-        other => Ok(text(other, &name.cloned())?.map(Spoken::Text)),
+impl<'a> Columns<'a> {
+    /// Reads a prompt and its completion, each from a column of its own.
+    fn parts(&self, row: &mut Row) -> Result<(), String> {
+        // Pairs may hold whole texts or conversations, and no prompt.
+        let source = self.source;
+        let no_prompt = source.chosen.is_some() && !has(self.row, &source.prompt);
+        let prompt = source.prompt.as_deref().filter(|_| !no_prompt);
+        match self.said("prompt", prompt)? {
+            Some(Spoken::Text(text)) => row.prompt = Some(text),
+            Some(Spoken::Messages(messages)) => {
+                row.prompt = messages.last().map(Message::text);
+                row.messages = messages;
+            }
+            None => {}
+        }
+        row.completion = self.said("completion", source.completion.as_deref())?;
+        Ok(())
     }
-}
 
-fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
-    let wrong = |problem: String| {
+    /// The value of the column that the job file names for `key`. A row without that column is an
+    /// error.
+    fn column(&self, key: &str, name: Option<&str>) -> Result<Option<&'a Json>, String> {
+        let Some(name) = name else { return Ok(None) };
+        let found = find(self.row, name).map(Some);
+        found.ok_or_else(|| missing(self.row, key, name, self.source))
+    }
+
+    /// A column as an error calls it.
+    fn called(&self, key: &str, name: &str) -> String {
         format!(
-            "column `{name}` is a list, expected a string or a list of messages with `role` and \
-             `content`: {problem}"
+            "column `{name}` (the `{key}` of [data.{}])",
+            self.source.name
         )
+    }
+
+    fn wrong(&self, key: &str, name: &str, problem: impl Display) -> String {
+        format!("{} is {problem}", self.called(key, name))
+    }
+
+    /// Reads a column that is a text or a list of messages.
+    fn said(&self, key: &str, name: Option<&str>) -> Result<Option<Spoken>, String> {
+        match (self.column(key, name)?, name) {
+            (Some(Json::List(items)), Some(name)) => {
+                Ok(Some(Spoken::Messages(self.messages(items, key, name)?)))
+            }
+            _ => Ok(self.text(key, name)?.map(Spoken::Text)),
+        }
+    }
+
+    fn messages(&self, items: &[Json], key: &str, name: &str) -> Result<Vec<Message>, String> {
+        let wrong = |problem: String| {
+            let expected = "a list, expected a string or a list of messages with `role` and \
+                            `content`";
+            self.wrong(key, name, format!("{expected}: {problem}"))
+        };
+        if items.is_empty() {
+            Err(wrong("it is empty".into()))
+        } else {
+            Message::list(items).map_err(wrong)
+        }
+    }
+
+    /// Splits a conversation into its last message, if that is an assistant's, and all that
+    /// precedes it.
+    fn conversation(&self, name: &str) -> Result<(Vec<Message>, Option<Spoken>), String> {
+        let key = "messages";
+        let value = self.column(key, Some(name))?;
+        let Some(Json::List(items)) = value else {
+            let found = value.map_or("missing", Json::kind);
+            let expected = "a list of messages with `role` and `content`";
+            return Err(self.wrong(key, name, format!("{found}, expected {expected}")));
+        };
+        let mut messages = self.messages(items, key, name)?;
+        match messages.pop_if(|last| last.role() == "assistant") {
+            Some(_) if messages.is_empty() => Err(self.wrong(
+                key,
+                name,
+                "one message of the assistant's: nothing comes before it that it could answer",
+            )),
+            Some(last) => Ok((messages, Some(Spoken::Messages(vec![last])))),
+            None => Ok((messages, None)),
+        }
+    }
+
+    /// Reads a column that must be text.
+    fn text(&self, key: &str, name: Option<&str>) -> Result<Option<String>, String> {
+        match (self.column(key, name)?, name) {
+            (Some(Json::Text(text)), _) => Ok(Some(text.clone())),
+            (Some(other), Some(name)) => {
+                Err(self.wrong(key, name, format!("{}, expected a string", other.kind())))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a column of text or numbers, which are taken as they are written. Null means that the
+    /// row has none.
+    fn plain(&self, key: &str, name: Option<&str>) -> Result<Option<String>, String> {
+        match (self.column(key, name)?, name) {
+            (Some(Json::Null), _) => Ok(None),
+            (Some(Json::Number(number)), Some(name)) if is_no_number(number) => {
+                let fix = "which is no value: leave it empty (null), or leave the row out";
+                Err(self.wrong(key, name, format!("{number}, {fix}")))
+            }
+            (Some(Json::Number(number)), _) => Ok(Some(number.clone())),
+            (Some(Json::Bool(yes)), _) => Ok(Some(yes.to_string())),
+            _ => self.text(key, name),
+        }
+    }
+
+    /// Reads a column that must be a number of the range; true and false are 1 and 0.
+    fn number(
+        &self,
+        key: &str,
+        name: Option<&str>,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f32>, String> {
+        let (Some(value), Some(name)) = (self.column(key, name)?, name) else {
+            return Ok(None);
+        };
+        let number = match value {
+            Json::Bool(yes) => Some(f64::from(u8::from(*yes))),
+            Json::Number(number) => number.parse().ok(),
+            _ => None,
+        };
+        if let Some(number) = number.filter(|number| range.contains(number)) {
+            return Ok(Some(number as f32));
+        }
+        let top = *range.end();
+        let range = if top == f64::MAX {
+            "of at least 0".into()
+        } else {
+            format!("from 0 to {top}")
+        };
+        let found = match value {
+            Json::Number(number) => number,
+            other => other.kind(),
+        };
+        Err(self.wrong(key, name, format!("{found}, expected a number {range}")))
+    }
+}
+
+/// The error of a row without the column `name`, which `key` of the data set stands for, with the
+/// column that is probably meant.
+fn missing(row: &[(String, Json)], key: &str, name: &str, source: &DataSource) -> String {
+    let data = &source.name;
+    let is_free = |column: &&str| !is_used(column, source);
+    let present = || row.iter().map(|(column, _)| column.as_str());
+    let usual = ALSO_CALLED.iter().find(|(known, _)| *known == key);
+    let usual = usual.map_or(&[][..], |(_, names)| names).iter().copied();
+    let near = std::iter::once(key)
+        .chain(usual)
+        .find(|usual| present().any(|own| own == *usual))
+        .or_else(|| nearest(name, present().filter(is_free)).filter(|near| is_near(name, near)));
+    // A key that the job file leaves out names a column of its own name.
+    let fix = match near {
+        Some(near) if name == key => format!("; add {key} = \"{near}\" to [data.{data}]"),
+        Some(near) => format!("; write {key} = \"{near}\" in [data.{data}]"),
+        None => String::new(),
     };
-    if items.is_empty() {
-        Err(wrong("it is empty".into()))
+    let present: Vec<String> = present().map(|column| format!("`{column}`")).collect();
+    let present = if present.is_empty() {
+        "none".into()
     } else {
-        Message::list(items).map_err(wrong)
-    }
-}
-
-/// Splits a conversation into its last message, if that is an assistant's, and all that precedes
-/// it.
-fn conversation(
-    value: Option<&Json>,
-    name: &str,
-) -> Result<(Vec<Message>, Option<Spoken>), String> {
-    let Some(Json::List(items)) = value else {
-        let found = value.map_or("missing", Json::kind);
-        return Err(format!(
-            "column `{name}` is {found}, expected a list of messages with `role` and `content`"
-        ));
+        present.join(", ")
     };
-    let mut messages = messages(items, name)?;
-    match messages.pop_if(|last| last.role() == "assistant") {
-        Some(_) if messages.is_empty() => Err(format!(
-            "column `{name}` is one message of the assistant's: nothing comes before it that it \
-             could answer"
-        )),
-        Some(last) => Ok((messages, Some(Spoken::Messages(vec![last])))),
-        None => Ok((messages, None)),
-    }
+    format!(
+        "no column `{name}` (the `{key}` of [data.{data}]); the row's columns are {present}{fix}"
+    )
 }
 
-/// Reads a column that must be text.
-fn text(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, String> {
-    match value {
-        None => Ok(None),
-        Some(Json::Text(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(format!(
-            "column `{}` is {}, expected a string",
-            name.as_deref().unwrap_or_default(),
-            other.kind()
-        )),
-    }
-}
-
-/// Reads a column of text or numbers, which are taken as they are written. Null means that the row
-/// has none.
-fn plain(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, String> {
-    match value {
-        None | Some(Json::Null) => Ok(None),
-        Some(Json::Number(number)) if is_no_number(number) => {
-            let name = name.as_deref().unwrap_or_default();
-            Err(format!(
-                "column `{name}` is {number}, which is no value: leave it empty (null), or leave \
-                 the row out"
-            ))
-        }
-        Some(Json::Number(number)) => Ok(Some(number.clone())),
-        Some(Json::Bool(yes)) => Ok(Some(yes.to_string())),
-        other => text(other, name),
-    }
-}
-
-/// Reads a column that must be a number of the range; true and false are 1 and 0.
-fn number(
-    value: Option<&Json>,
-    name: &Option<String>,
-    range: std::ops::RangeInclusive<f64>,
-) -> Result<Option<f32>, String> {
-    let Some(value) = value else { return Ok(None) };
-    let number = match value {
-        Json::Bool(yes) => Some(f64::from(u8::from(*yes))),
-        Json::Number(number) => number.parse().ok(),
-        _ => None,
-    };
-    match number.filter(|number| range.contains(number)) {
-        Some(number) => Ok(Some(number as f32)),
-        None => {
-            let (name, top) = (name.as_deref().unwrap_or_default(), range.end());
-            let range = if *top == f64::MAX {
-                "of at least 0".into()
-            } else {
-                format!("from 0 to {top}")
-            };
-            let found = if let Json::Number(number) = value {
-                number.clone()
-            } else {
-                value.kind().into()
-            };
-            Err(format!(
-                "column `{name}` is {found}, expected a number {range}"
-            ))
-        }
-    }
+/// Whether two names are so similar that one was probably meant by the other.
+fn is_near(name: &str, other: &str) -> bool {
+    strsim::jaro_winkler(name, other) > 0.7
 }

@@ -1,5 +1,6 @@
 //! Reads rows of JSON and Parquet files through a job's column mapping.
 
+use crate::absent::{absent, is_absent};
 use crate::error::DataError;
 use crate::json::Json;
 use crate::lines::Compression;
@@ -123,6 +124,7 @@ impl Read for Counted<'_> {
 
 /// Reads and checks every row, as [`read`] does, and keeps none.
 pub fn check(source: &DataSource) -> Result<(), DataError> {
+    check_path(source)?;
     read(source, &files(source)?, &ReadBytes::default(), |_, _, _| {
         Ok(())
     })
@@ -149,6 +151,7 @@ pub fn row_error(
 impl DataSet {
     /// Reads and checks every row, as [`read`] does.
     pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
+        check_path(source)?;
         let mut rows = Vec::new();
         let left_out = read(
             source,
@@ -197,6 +200,17 @@ impl DataSet {
     }
 }
 
+/// Checks that the file of a data set is there. The error names the key, and a similar file.
+pub fn check_path(source: &DataSource) -> Result<(), DataError> {
+    if is_pattern(&source.path) || !is_absent(&source.path) {
+        return Ok(());
+    }
+    let key = format!("data.{}.path", source.name);
+    let fix = "name a .jsonl, .json or .parquet file; a relative path begins where the job file \
+               is, and r1d downloads nothing";
+    Err(absent(key, &source.path, fix))
+}
+
 /// Finds the files of a data set: one, or all that a glob matches, sorted by name.
 pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let problem = |problem: String| DataError::Source {
@@ -209,7 +223,7 @@ pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let files = matches(&source.path).map_err(|error| problem(error.to_string()))?;
     if files.is_empty() {
         return Err(problem(format!(
-            "no file matches {}",
+            "`path`: no file matches {}; a relative pattern begins where the job file is",
             source.path.display()
         )));
     }

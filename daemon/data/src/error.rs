@@ -14,6 +14,16 @@ pub enum DataError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// A key of the job file names a file that does not exist.
+    #[error("`{key}`: there is no {}; {hint}", path.display())]
+    Absent {
+        /// The key, with its table: `data.train.path`.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What may have been meant, or what to write.
+        hint: String,
+    },
     /// A data set cannot be used as the job file describes it, or one of its rows cannot.
     #[error("data.{name}: {problem}")]
     Source {

@@ -8,6 +8,7 @@
 //! | [`columns`] | what the job file calls a row's columns |
 //! | [`json`], [`python`] | values as they are written, values as Python shows them |
 //! | [`message`] | messages of a conversation, with every key that they have |
+//! | [`absent`] | files that a job names and that do not exist |
 //! | [`naming`] | what a wrong file really is, for error messages |
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
 //! | `words`, `cuts`, `word_pattern`, `word_memory` | texts encoded word by word, quickly: which words a text has; how they are found and remembered |
@@ -18,6 +19,7 @@
 
 #![warn(clippy::too_many_lines)]
 
+pub mod absent;
 pub mod columns;
 mod concat;
 mod cuts;
@@ -39,6 +41,7 @@ mod word_memory;
 mod word_pattern;
 mod words;
 
+pub use absent::{absent, is_absent};
 pub use dataset::{DataSet, files, is_pattern, matches, row_error};
 pub use error::DataError;
 pub use json::Json;

@@ -229,7 +229,7 @@ fn document(
         is_first = false;
         let rest = place.text.get(place.at..).unwrap_or_default();
         let (value, length) = Json::parse_first(rest).map_err(|error| {
-            let before = rest.get(..error.at).unwrap_or_default();
+            let before = up_to_the_mistake(rest, &error);
             row(
                 place.line + before.matches('\n').count() as u64,
                 described(&error, before),
@@ -309,6 +309,16 @@ impl Place<'_> {
             )),
             Some(_) => Ok(true),
         }
+    }
+}
+
+/// The text before an error. What is missing at the end of a line is found missing only on a later
+/// one, where the next row may begin: the error is at that line's end then.
+fn up_to_the_mistake<'a>(text: &'a str, error: &JsonError) -> &'a str {
+    let before = text.get(..error.at).unwrap_or_default();
+    match before.rsplit_once('\n') {
+        Some((_, begun)) if begun.trim().is_empty() => before.trim_end(),
+        _ => before,
     }
 }
 

@@ -319,8 +319,9 @@ fn prompt_length(own: &[u32], texts: [&[u32]; 2], max_length: usize) -> Result<u
     }
     if prompt >= max_length {
         return Err(format!(
-            "its prompt has {prompt} tokens, of max_length = {max_length} that prompt and \
-             completion may have"
+            "its prompt alone has {prompt} tokens, and max_length = {max_length} is the most that \
+             prompt and completion may have together: raise the stage's `max_length`, or leave \
+             the row out"
         ));
     }
     Ok(prompt)

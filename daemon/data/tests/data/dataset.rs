@@ -61,16 +61,17 @@ fn mistakes_name_file_line_and_column() {
             "train.jsonl",
             &format!("{good}\n{{\"prompt\": \"a\", \"answer\": \"b\"}}\n")
         ),
-        "train.jsonl:2: no column `question` (the `prompt` of the data set); the row's columns \
-         are `prompt`, `answer`"
+        "train.jsonl:2: no column `question` (the `prompt` of [data.train]); the row's columns \
+         are `prompt`, `answer`; write prompt = \"prompt\" in [data.train]"
     );
     assert_eq!(
         error("a.jsonl", &good.replace("\"a\"", "17")),
-        "a.jsonl:1: column `question` is a number, expected a string"
+        "a.jsonl:1: column `question` (the `prompt` of [data.train]) is a number, expected a string"
     );
     assert_eq!(
         error("a.jsonl", &good.replace("\"b\"", "{}")),
-        "a.jsonl:1: column `answer` is an object, expected a string"
+        "a.jsonl:1: column `answer` (the `reference` of [data.train]) is an object, expected a \
+         string"
     );
     assert_eq!(
         error("a.jsonl", &format!("{good}\n{good},\n")),
@@ -99,12 +100,71 @@ fn mistakes_name_file_line_and_column() {
         .to_string();
     assert_eq!(
         missing,
-        "cannot read /nowhere/a.jsonl: No such file or directory (os error 2)"
+        "`data.train.path`: there is no /nowhere/a.jsonl; there is no directory /nowhere (a \
+         relative path begins where the job file is)"
     );
     let nothing = DataSet::open(&questions(Path::new("/nowhere/*.jsonl")))
         .unwrap_err()
         .to_string();
-    assert_eq!(nothing, "data.train: no file matches /nowhere/*.jsonl");
+    assert_eq!(
+        nothing,
+        "data.train: `path`: no file matches /nowhere/*.jsonl; a relative pattern begins where \
+         the job file is"
+    );
+}
+
+#[test]
+fn a_file_that_does_not_exist_is_told_with_its_key_and_a_similar_name() {
+    let (directory, path) = file("train.jsonl", "{}");
+    let refused = |name: &str| {
+        let source = questions(&path.with_file_name(name));
+        let error = DataSet::open(&source).unwrap_err().to_string();
+        error.replace(&directory.path().display().to_string(), "DIR")
+    };
+    assert_eq!(
+        refused("trian.jsonl"),
+        "`data.train.path`: there is no DIR/trian.jsonl; there is `train.jsonl` in its directory"
+    );
+    assert!(
+        refused("gsm8k").ends_with("and r1d downloads nothing"),
+        "{}",
+        refused("gsm8k")
+    );
+}
+
+#[test]
+fn a_column_that_is_missing_or_null_is_told_with_its_key_and_what_to_write() {
+    let (_directory, path) = file("a.jsonl", "{\"question\": \"1+1?\", \"answer\": \"2\"}");
+    let sft = DataSource {
+        completion: Some("completion".into()),
+        ..questions(&path)
+    };
+    let error = DataSet::open(&DataSource {
+        domain: None,
+        ..sft
+    })
+    .unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.ends_with(
+            "no column `completion` (the `completion` of [data.train]); the row's columns are \
+             `question`, `answer`; add completion = \"answer\" to [data.train]"
+        ),
+        "{error}"
+    );
+    assert_eq!(
+        self::error("b.jsonl", r#"{"question": null, "answer": 1, "kind": "a"}"#),
+        "b.jsonl:1: column `question` (the `prompt` of [data.train]) is null, expected a string"
+    );
+}
+
+#[test]
+fn a_row_that_is_cut_is_named_by_its_own_line() {
+    let cut = r#"{"question": "a", "answer": "b""#;
+    for text in [format!("{cut}\n"), format!("{cut}\n{cut}}}\n")] {
+        let error = error("a.jsonl", &text);
+        assert!(error.starts_with("a.jsonl:1: not JSON: "), "{error}");
+    }
 }
 
 #[test]

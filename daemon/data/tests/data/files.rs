@@ -305,7 +305,8 @@ fn parquet_is_read_in_every_codec_and_type() {
     .to_string();
     assert!(
         raw.ends_with(
-            "zstd.parquet:1: column `raw` is bytes that are no text in UTF-8, expected a string"
+            "zstd.parquet:1: column `raw` (the `reference` of [data.train]) is bytes that are no \
+             text in UTF-8, expected a string"
         ),
         "{raw}"
     );

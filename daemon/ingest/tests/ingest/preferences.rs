@@ -121,9 +121,10 @@ fn what_is_no_pair_is_refused_with_its_row() {
         "{same}"
     );
     assert!(refused(json!({"prompt": "a", "chosen": "b"})).contains("no column `rejected`"));
+    let wrong = refused(json!({"prompt": "a", "chosen": "b", "rejected": 3}));
     assert!(
-        refused(json!({"prompt": "a", "chosen": "b", "rejected": 3}))
-            .contains("column `rejected` is a number")
+        wrong.contains("column `rejected` (the `rejected` of ") && wrong.contains(" is a number"),
+        "{wrong}"
     );
     let long = refused(json!({"prompt": "a".repeat(300), "chosen": "b", "rejected": "c"}));
     assert!(
@@ -172,7 +173,7 @@ fn labels_are_shares_or_truths() {
     let refused = |rows: &[Value]| read(rows).err().unwrap().to_string();
     assert!(
         refused(&[json!({"prompt": "a", "completion": "b", "label": 2})])
-            .contains("column `label` is 2, expected a number from 0 to 1")
+            .contains(") is 2, expected a number from 0 to 1")
     );
     assert!(
         refused(&rows[..1]).contains("all of its labels are 1: there is nothing to tell apart")
