@@ -137,14 +137,15 @@ pub struct RewardHost {
 #[settings(
     path = "retention",
     check = check,
-    meaning = "What goes by itself of jobs that have ended: nothing, without a limit here. What \
-               another job needs stays."
+    meaning = "Which ended jobs the daemon removes by itself: none, unless a limit is set here. \
+               A job that another one needs stays."
 )]
 pub struct Retention {
     /// Days after its end from which on a job goes.
     #[key(
-        meaning = "After its end a job goes; 0: never. Where the clock is more than a day ahead of \
-                   what is on record, that counts once the daemon has been up for a day.",
+        meaning = "Jobs are removed this many days after they end; 0: never. Where the clock is \
+                   more than a day ahead of what is on record, that counts once the daemon has \
+                   been up for a day.",
         takes = integer(0, 36_500),
         default = 0,
         unit = "days"
@@ -152,7 +153,7 @@ pub struct Retention {
     pub older_than_days: u32,
     /// Most jobs that have ended; of more, the oldest go.
     #[key(
-        meaning = "Of more jobs that have ended, those that ended first go; 0: no limit.",
+        meaning = "At most this many ended jobs are kept; the oldest go first. 0: no limit.",
         takes = integer(0, 1_000_000),
         default = 0,
         unit = "jobs"
@@ -160,8 +161,8 @@ pub struct Retention {
     pub jobs_max: u32,
     /// Most disk that jobs take which have ended, in 10⁹ bytes; of more, the oldest jobs go.
     #[key(
-        meaning = "Of disk that jobs take which have ended; those that ended first go until it is \
-                   less. 0: no limit.",
+        meaning = "Ended jobs may take this much disk (10⁹ bytes); the oldest go first. 0: no \
+                   limit.",
         takes = integer(0, 1_000_000_000),
         default = 0,
         unit = "GB"

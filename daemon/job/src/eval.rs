@@ -167,7 +167,7 @@ impl Setting for Vec<Metric> {
             Metric::parse(&text).ok_or_else(|| {
                 from.unsound(
                     format!("`{key}` names {text:?}, which is not a metric"),
-                    "write pass@k, avg@k or cons@k, as in \"pass@1\"",
+                    "write pass@k, avg@k or cons@k, where k is a number, as in \"pass@8\"",
                 )
             })
         };

@@ -61,13 +61,13 @@ pub enum Weights {
 )]
 pub(crate) struct WeightKeys {
     /// Hugging Face directory: config.json, *.safetensors, tokenizer.json.
-    #[key(unset = "`init` and `tokenizer` are there instead")]
+    #[key(unset = "none: give `path`, or `init` and `tokenizer`")]
     path: Option<PathBuf>,
     /// A config.json: random weights by the job's seed.
-    #[key(unset = "`path` is there instead")]
+    #[key(unset = "none: give `path`, or `init` and `tokenizer`")]
     init: Option<PathBuf>,
     #[key(
-        unset = "it comes with `path`",
+        unset = "none: the directory of `path` has its own",
         meaning = "tokenizer.json, or a directory that holds it; only with `init`."
     )]
     tokenizer: Option<PathBuf>,

@@ -6,6 +6,7 @@ use crate::file::keys::{ALSO_KNOWN_AS, nearest, tables};
 use crate::file::{Default, Key, Kind, Table, Tabled};
 use crate::job::Job;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The files, each with its top level.
@@ -16,63 +17,119 @@ pub fn files() -> [(&'static str, &'static Table); 2] {
     ]
 }
 
+/// Most keys that an error names.
+const NAMED_MAX: usize = 12;
+
+/// A key of a file, with the table that has it.
+type Found = (&'static str, &'static Table, &'static Key);
+
 /// Returns what `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in
-/// either file. The error names the nearest key.
+/// either file; without one, the only key whose name contains it. The error names those that do, if
+/// they are few, or the nearest key.
 pub fn explain(asked: &str) -> Result<String, String> {
-    let mut text = String::new();
-    for (file, root) in files() {
-        for table in tables(root) {
-            if !table.path.is_empty() && table.path.trim_end_matches(".NAME") == asked {
-                let _ = writeln!(
-                    text,
-                    "[{}] in {file}\n  {}\n  keys: {}\n",
-                    table.path,
-                    table.meaning,
-                    names(table)
-                );
-            }
-            for key in table
-                .keys()
-                .filter(|key| key.name == asked || qualified(table, key) == asked)
-            {
-                let _ = writeln!(
-                    text,
-                    "{} in {file}{}\n  {}",
-                    qualified(table, key),
-                    variant(table),
-                    key.meaning
-                );
-                let _ = writeln!(text, "  type:    {}", key.kind.expected());
-                let _ = writeln!(text, "  default: {}\n", default_text(key));
-            }
-        }
-    }
+    let asked = asked.trim_matches(['[', ']', '`', ' ']);
+    let keys = keys_called(asked);
+    let text = tables_called(asked, keys.is_empty()) + &keys;
     if !text.is_empty() {
         return Ok(text.trim_end().to_string() + "\n");
     }
-    let all: Vec<String> = files()
-        .into_iter()
-        .flat_map(|(_, root)| tables(root))
-        .flat_map(|table| {
-            table.keys().map(move |key| {
-                if asked.contains('.') {
-                    qualified(table, key)
-                } else {
-                    key.name.to_string()
-                }
-            })
+    let no_key = format!("there is no key `{asked}`");
+    let renamed = ALSO_KNOWN_AS.iter().find(|(other, _)| *other == asked);
+    if let Some((_, here)) = renamed {
+        return Err(format!("{no_key}; the nearest is `{here}`"));
+    }
+    let names: BTreeSet<String> = all_keys()
+        .map(|(_, table, key)| {
+            if asked.contains('.') {
+                qualified(table, key)
+            } else {
+                key.name.to_string()
+            }
         })
         .collect();
-    let renamed = ALSO_KNOWN_AS
-        .iter()
-        .find(|(other, _)| *other == asked)
-        .map(|(_, here)| *here);
-    let near = renamed
-        .or_else(|| nearest(asked, all.iter().map(String::as_str)))
-        .unwrap_or_default();
-    Err(format!(
-        "there is no key `{asked}`; the nearest is `{near}`"
-    ))
+    let names = || names.iter().map(String::as_str);
+    let with_it: Vec<&str> = match asked {
+        "" => Vec::new(),
+        asked => names().filter(|name| name.contains(asked)).collect(),
+    };
+    match with_it.as_slice() {
+        [only] => Ok(keys_called(only).trim_end().to_string() + "\n"),
+        [_, .., _] if with_it.len() <= NAMED_MAX => Err(format!(
+            "{no_key}; it is part of `{}`",
+            with_it.join("`, `")
+        )),
+        _ => {
+            let near = nearest(asked, names()).unwrap_or_default();
+            Err(format!("{no_key}; the nearest is `{near}`"))
+        }
+    }
+}
+
+fn all_keys() -> impl Iterator<Item = Found> {
+    files().into_iter().flat_map(|(file, root)| {
+        let tables = tables(root).into_iter();
+        tables.flat_map(move |table| table.keys().map(move |key| (file, table, key)))
+    })
+}
+
+/// Whether `asked` is the path, with a name or nothing where the path has `NAME`: `data.path` and
+/// `data.train.path` are `data.NAME.path`.
+fn is_path(path: &str, asked: &str) -> bool {
+    let is_same = |(part, asked): (&str, &str)| part == asked || part == "NAME";
+    path.replace(".NAME", "") == asked
+        || path.split('.').count() == asked.split('.').count()
+            && path.split('.').zip(asked.split('.')).all(is_same)
+}
+
+/// What there is to say of the tables of this path; empty if there is none. `with_any_name`: where
+/// the path has `NAME`, any name will do.
+fn tables_called(asked: &str, with_any_name: bool) -> String {
+    let mut text = String::new();
+    let called = |table: &&'static Table| {
+        let own = table.path.trim_end_matches(".NAME");
+        !own.is_empty()
+            && (own == asked || table.path == asked || with_any_name && is_path(table.path, asked))
+    };
+    for (file, root) in files() {
+        for table in tables(root).into_iter().filter(called) {
+            let _ = writeln!(
+                text,
+                "[{}] in {file}\n  {}\n  keys: {}\n",
+                table.path,
+                table.meaning,
+                names(table)
+            );
+        }
+    }
+    text
+}
+
+/// What there is to say of the keys of this name or path, once for all kinds of stage of which the
+/// same holds; empty if there is none.
+fn keys_called(asked: &str) -> String {
+    let mut said: Vec<(String, Vec<&str>, String)> = Vec::new();
+    let called =
+        |(_, table, key): &Found| key.name == asked || is_path(&qualified(table, key), asked);
+    for (file, table, key) in all_keys().filter(called) {
+        let place = format!("{} in {file}", qualified(table, key));
+        let what = format!(
+            "  {}\n  type:    {}\n  default: {}\n\n",
+            key.meaning,
+            key.kind.expected(),
+            default_text(key)
+        );
+        let same =
+            |(other, _, said): &&mut (String, Vec<&str>, String)| *other == place && *said == what;
+        match said.iter_mut().find(same) {
+            Some((_, kinds, _)) => kinds.extend(kind_of(table)),
+            None => said.push((place, kind_of(table).into_iter().collect(), what)),
+        }
+    }
+    let shown = |(place, kinds, what): (String, Vec<&str>, String)| match kinds.as_slice() {
+        [] => format!("{place}\n{what}"),
+        kinds => format!("{place}, kind = {}\n{what}", kinds.join(", ")),
+    };
+    said.into_iter().map(shown).collect()
 }
 
 fn qualified(table: &Table, key: &Key) -> String {
@@ -91,12 +148,15 @@ fn names(table: &Table) -> String {
         .join(", ")
 }
 
-/// The stage kind of a table of the path `stage`, as a suffix; empty for other tables.
+/// The stage kind of a table of the path `stage`, quoted; `None` for other tables.
+fn kind_of(table: &Table) -> Option<&'static str> {
+    let (kind, _) = table.meaning.split_once(':')?;
+    Some(kind.strip_prefix("kind =")?.trim())
+}
+
+/// The stage kind of a table, as a suffix; empty for tables that are of no kind.
 fn variant(table: &Table) -> String {
-    match table.meaning.split_once(':') {
-        Some((kind, _)) if kind.starts_with("kind =") => format!(", {kind}"),
-        _ => String::new(),
-    }
+    kind_of(table).map_or_else(String::new, |kind| format!(", kind = {kind}"))
 }
 
 fn default_text(key: &Key) -> String {
@@ -119,7 +179,8 @@ fn default_text(key: &Key) -> String {
 /// Returns the reference page in Markdown.
 pub fn page() -> String {
     let mut text = String::from(
-        "# Reference of job.toml and r1d.toml\n\nGenerated from the key table of `daemon/job`.\n",
+        "# Reference of job.toml and r1d.toml\n\nEvery key: what it takes, and what holds where it \
+         is left out. `r1ctl explain KEY` shows one of them.\n",
     );
     for (file, root) in files() {
         let _ = writeln!(text, "\n## {file}");

@@ -17,16 +17,25 @@ impl<'a> Document<'a> {
         let lines = Lines::of(text);
         let root = DeTable::parse(text).map_err(|e| {
             let line = e.span().map_or(1, |span| lines.at(span));
-            JobError::Syntax {
-                line,
-                message: shown::quote(&e.message().trim().replace('\n', "; ")),
-            }
+            let message = shown::quote(&e.message().trim().replace('\n', "; "));
+            let message = match key_of(text.lines().nth(line - 1).unwrap_or_default()) {
+                Some(key) => format!("`{}`: {message}", shown::quote(key)),
+                None => message,
+            };
+            JobError::Syntax { line, message }
         })?;
         Ok(Document {
             lines,
             root: root.into_inner(),
         })
     }
+}
+
+/// The bare key that a line gives a value, `key = …`; `None` for other lines.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    Some(key.trim()).filter(|key| !key.is_empty() && key.chars().all(is_bare))
 }
 
 /// The ends of a text's lines: a place is found without reading the text again.

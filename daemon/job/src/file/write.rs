@@ -1,6 +1,7 @@
 //! Writing of tables.
 
 use super::keys::{Kind, Table};
+use r1d_proto::shown;
 use toml::Value;
 
 /// What is written into a table.
@@ -34,7 +35,7 @@ fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: 
         if let Some(value) = table.get(key.name)
             && !is_section(&key.kind)
         {
-            text.push_str(&format!("{} = {value}\n", key.name));
+            text.push_str(&format!("{} = {}\n", key.name, plain(value)));
         }
     }
     for key in spec.keys().filter(|key| is_section(&key.kind)) {
@@ -76,6 +77,14 @@ fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: 
             }
             _ => {}
         }
+    }
+}
+
+/// A value as people write it: 1e-8, and not a row of zeros.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Float(number) if shown::number(*number).contains('e') => shown::number(*number),
+        value => value.to_string(),
     }
 }
 

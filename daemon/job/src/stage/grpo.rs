@@ -31,8 +31,8 @@ pub struct Grpo {
         prompts_per_step(meaning = "Prompts, and so groups, of one step. R1 used 32 per update."),
         num_generations(
             default = 8,
-            meaning = "Completions of each prompt: the group that advantages are relative to. R1 \
-                       used 16."
+            meaning = "Completions of each prompt: the group that advantages are relative to. At \
+                       least 2, or 1 with baseline = \"batch\". R1 used 16."
         )
     )]
     pub rollouts: Rollouts,
@@ -201,7 +201,7 @@ impl Grpo {
                 place,
                 "num_generations = 1: a completion is judged relative to its group, and alone it \
                  has none",
-                "set num_generations to 2 or more (R1 used 16)",
+                "set num_generations to 2 or more (R1 used 16), or baseline = \"batch\"",
             ));
         }
         if self.rollouts.temperature == 0.0 {

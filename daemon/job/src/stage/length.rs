@@ -21,7 +21,7 @@ pub enum Length {
 pub(crate) struct LengthKeys {
     #[key(
         takes = steps(1),
-        unset = "`epochs` is there instead",
+        unset = "none: give `steps` or `epochs`",
         unit = "steps",
         meaning = "How long the stage runs. A step of grpo is one batch of completions and the \
                    updates it makes; of rejection-sampling, one batch of completions; of sft and \
@@ -30,7 +30,7 @@ pub(crate) struct LengthKeys {
     steps: Option<u64>,
     #[key(
         takes = number_above(0.0, STAGE_MAX_EPOCHS),
-        unset = "`steps` is there instead; 1 where a rejection-sampling stage has neither",
+        unset = "none: give `steps` or `epochs`; a rejection-sampling stage with neither takes 1",
         unit = "epochs",
         meaning = "How long the stage runs, in passes over its data; the last step is rounded up."
     )]

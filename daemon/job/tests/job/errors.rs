@@ -128,6 +128,11 @@ fn what_is_missing_is_named_with_what_to_write() {
 fn a_text_that_is_not_toml_names_the_line() {
     let text = refusal("steps = 200", "steps 200");
     assert!(text.starts_with("line 36: not TOML: "), "{text}");
+    let text = refusal("plugin = \"accuracy\"", "plugin = accuracy");
+    assert!(
+        text.starts_with("line 39: not TOML: `plugin`: string values must be quoted"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -157,7 +162,8 @@ fn unsound_pairs_are_refused_with_the_fix() {
     assert_eq!(
         grpo("num_generations = 1"),
         "[[stage]] \"reasoning\": num_generations = 1: a completion is judged relative to its \
-         group, and alone it has none; set num_generations to 2 or more (R1 used 16)"
+         group, and alone it has none; set num_generations to 2 or more (R1 used 16), or \
+         baseline = \"batch\""
     );
     assert!(grpo("epsilon_high = 0.1").contains(
         "epsilon_high = 0.1 is below epsilon = 0.2; set epsilon_high to epsilon or more"
@@ -366,6 +372,16 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
     let text = check(&adapted("[\"gate\"]"), "").unwrap_err().to_string();
     assert!(
         text.contains("\"gate\"") && text.contains("kv_b_proj"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_metric_without_its_number_is_told_to_have_one() {
+    let text = refusal("[[eval]]", "[[eval]]\nmetrics = [\"pass@k\"]");
+    assert!(
+        text.contains("`metrics` names \"pass@k\"")
+            && text.contains("k is a number, as in \"pass@8\""),
         "{text}"
     );
 }

@@ -63,3 +63,45 @@ fn explain_shows_type_default_and_meaning() {
         "there is no key `max_steps`; the nearest is `steps`"
     );
 }
+
+#[test]
+fn explain_says_once_what_holds_for_several_kinds_of_stage() {
+    let text = explain("learning_rate").unwrap();
+    let heads = text.lines().filter(|line| line.starts_with("stage."));
+    let heads: Vec<&str> = heads.collect();
+    assert!(
+        heads
+            .iter()
+            .any(|head| head.contains("kind = \"sft\", \"distill\"")),
+        "{text}"
+    );
+    let mut blocks: Vec<&str> = text.split("\n\n").collect();
+    let all = blocks.len();
+    blocks.sort_unstable_by_key(|block| block.split_once('\n').map(|(_, what)| what));
+    blocks.dedup_by_key(|block| block.split_once('\n').map(|(_, what)| what));
+    assert_eq!(blocks.len(), all, "{text}");
+}
+
+#[test]
+fn a_key_is_found_by_a_part_of_its_name_and_by_a_path_of_the_file() {
+    let by_part = explain("generations").unwrap();
+    assert_eq!(by_part, explain("num_generations").unwrap());
+    let path = explain("data.NAME.path").unwrap();
+    for asked in ["data.path", "data.train.path", "[data.train.path]"] {
+        assert_eq!(explain(asked).unwrap(), path, "{asked}");
+    }
+    assert!(path.starts_with("data.NAME.path in job.toml\n"), "{path}");
+    assert!(
+        explain("[data.train]")
+            .unwrap()
+            .starts_with("[data.NAME] in")
+    );
+    let in_most = explain("e").unwrap_err();
+    assert!(in_most.contains("; the nearest is `"), "{in_most}");
+    let several = explain("max_").unwrap_err();
+    assert!(
+        several.starts_with("there is no key `max_`; it is part of `")
+            && several.contains("`max_length`"),
+        "{several}"
+    );
+}
