@@ -13,7 +13,7 @@ use crate::reuse;
 use crate::reward_versions::Recorded;
 use r1d_job::{Job, JobError};
 use r1d_link::work::{Accepted, Directory};
-use r1d_proto::control::plan::{Plan, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
 use r1d_proto::ids::JobId;
 use r1d_proto::remedy::is_the_machines;
 use r1d_rewards::Rewards;
@@ -83,7 +83,8 @@ pub(crate) fn plan(
     }
     warnings.extend(r1d_job::plan::check_room(&stages, room)?);
     warnings.extend(loaded_job.small_caches(room));
-    warnings.extend(disk_warning(&loaded_job.job, &stages, &node.state_dir));
+    let disk = disk(&loaded_job.job, &stages, &node.state_dir);
+    warnings.extend(disk.iter().find_map(disk_warning));
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
         name: loaded_job.job.name.clone(),
@@ -93,13 +94,14 @@ pub(crate) fn plan(
         ),
         parameters: facts.first().map(|facts| facts.parameters),
         stages,
+        disk,
         resolved,
         warnings,
     })
 }
 
-/// Warns of a disk that may be too small for what the job leaves there.
-fn disk_warning(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Option<String> {
+/// What the job leaves on disk at most: checkpoints where they go, all else in the state directory.
+fn disk(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Vec<PlanDisk> {
     let to = job.checkpoint.to.as_deref().unwrap_or(state_dir);
     let mut needs: BTreeMap<&Path, u64> = BTreeMap::new();
     // What is taken over is linked.
@@ -109,21 +111,31 @@ fn disk_warning(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Option<Str
         let sum = needs.entry(dir).or_default();
         *sum = sum.saturating_add(*bytes);
     }
-    let gigabytes = |bytes: u64| bytes.div_ceil(1_000_000_000);
-    needs.into_iter().find_map(|(dir, needed)| {
-        let there = dir.ancestors().find(|dir| dir.exists())?;
-        let found = rustix::fs::statvfs(there).ok()?;
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
-        (needed > free).then(|| {
-            format!(
-                "the job may take {} GB of disk in {}, where {} GB are free: free some, keep fewer \
-                 checkpoints, or set checkpoint.to",
-                gigabytes(needed),
-                dir.display(),
-                free / 1_000_000_000
-            )
-        })
-    })
+    let disk = |(dir, bytes): (&Path, u64)| PlanDisk {
+        directory: dir.into(),
+        bytes,
+        free: free(dir),
+    };
+    needs.into_iter().map(disk).collect()
+}
+
+/// Bytes that are free where a directory is, or would be; `None` if the system does not tell.
+fn free(dir: &Path) -> Option<u64> {
+    let there = dir.ancestors().find(|dir| dir.exists())?;
+    let found = rustix::fs::statvfs(there).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Warns of a disk that may be too small for what the job leaves there.
+fn disk_warning(disk: &PlanDisk) -> Option<String> {
+    let free = disk.free.filter(|free| disk.bytes > *free)?;
+    Some(format!(
+        "the job may take {} GB of disk in {}, where {} GB are free: free some, keep fewer \
+         checkpoints, or set checkpoint.to",
+        disk.bytes.div_ceil(1_000_000_000),
+        disk.directory.display(),
+        free / 1_000_000_000
+    ))
 }
 
 /// Sets the date that chat templates see to the day of the submission. It is recorded with the job,
@@ -214,6 +226,56 @@ pub(crate) fn remove_directory(job: &JobId, node: &NodeContext) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_disk_of_a_job_is_by_directory_and_without_what_is_taken_over() {
+        let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \
+                    \"d.jsonl\"\n[[stage]]\nname = \"s\"\nkind = \"sft\"\ndata = \"d\"\nepochs = \
+                    1\n";
+        let to = "[checkpoint]\nto = \"file:///nowhere/else\"\n";
+        let stage = |checkpoints: u64, reused_from: Option<&str>| PlanStage {
+            name: "s".into(),
+            kind: "sft".into(),
+            model: None,
+            from: "base".into(),
+            data: "d".into(),
+            rows: 1,
+            steps: 1,
+            tokens_per_step: 1,
+            rewards: Vec::new(),
+            reused_from: reused_from.map(|job| JobId(job.into())),
+            memory: BTreeMap::new(),
+            memory_peak: 0,
+            host_memory: BTreeMap::new(),
+            disk: [("checkpoints".into(), checkpoints), ("final".into(), 5)].into(),
+        };
+        let stages = [
+            stage(100, Some("other")),
+            stage(10, None),
+            stage(1 << 62, None),
+        ];
+        let of = |text: String| {
+            let job = Job::parse(&text, Path::new("/")).unwrap();
+            let found = disk(&job, &stages, Path::new("/"));
+            let bytes = found
+                .iter()
+                .map(|disk| (disk.directory.clone(), disk.bytes));
+            (
+                bytes.collect::<Vec<_>>(),
+                found.iter().find_map(disk_warning),
+            )
+        };
+        let (together, _) = of(text.into());
+        assert_eq!(together, [("/".into(), (1 << 62) + 20)]);
+        let (apart, warning) = of(format!("{text}{to}"));
+        let elsewhere = ("/nowhere/else".into(), (1 << 62) + 10);
+        assert_eq!(apart, [("/".into(), 10), elsewhere]);
+        assert!(
+            warning
+                .unwrap()
+                .contains("of disk in /nowhere/else, where ")
+        );
+    }
 
     /// A job that was accepted yesterday and is taken up today keeps yesterday's date.
     #[test]

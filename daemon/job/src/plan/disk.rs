@@ -3,19 +3,30 @@
 use super::facts::InputFacts;
 use crate::job::Job;
 use crate::model_shape::{ModelShape, RoutingShape};
-use crate::stage::{Stage, Training};
+use crate::stage::{Grpo, Stage, Training};
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
 /// Bytes of a sampled token on disk, before compression: its id, its log-probability and its text.
 const TOKEN_BYTES: u64 = 12;
+/// Bytes of a completion on disk beside its tokens: keys, lengths and checksums of its records.
+const COMPLETION_BYTES: u64 = 128;
+/// Bytes of a verdict: two hashes in hex, the reward's name, score, parts and fuel.
+const VERDICT_BYTES: u64 = 224;
+/// Bytes of a step's file beside its completions: the journal's header, and the description of its
+/// columns in the Parquet file.
+const JOURNAL_FILE_BYTES: u64 = 256;
+const ROLLOUTS_FILE_BYTES: u64 = 16 << 10;
 
 /// Returns the most bytes that a stage leaves on disk, by what they are: `checkpoints` (those that
 /// are kept, and the one that is being written), `rollouts` (of all steps), `journal` (of the steps
-/// since the oldest checkpoint that is kept) and, for the last stage, `final` (the model).
+/// since the oldest checkpoint that is kept), `data set` (of a rejection-sampling stage) and, for
+/// the last stage, `final` (the model).
 ///
 /// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them.
-/// What grows with a number of steps that is not known yet is left out.
+/// What grows with a number of steps that is not known yet is left out, and so is what is small
+/// beside these: metrics, traces and logs, a tokenizer with each model, and the ids that top-k and
+/// top-p left, whose number nobody knows beforehand.
 pub fn disk(
     job: &Job,
     stage: &Stage,
@@ -50,17 +61,33 @@ pub fn disk(
                 .saturating_mul(checkpoint(job, stage, shape)),
         );
     }
-    if stage.rollouts().is_some() {
+    if let Some(rollouts) = stage.rollouts() {
         let tokens = stage.tokens_per_step(seen.prompt_max(stage));
-        let step = tokens.saturating_mul(token(shape));
-        // What is not trained on is never sampled again from its journal.
+        let completion = COMPLETION_BYTES + VERDICT_BYTES * rollouts.rewards.len() as u64;
+        let completions = rollouts.completions().saturating_mul(completion);
+        let rounds = 1 + stage.grpo().map_or(0, Grpo::further_rounds);
+        let step = tokens
+            .saturating_mul(token(shape))
+            .saturating_add(completions)
+            .saturating_mul(rounds);
         let journaled = match (stage.trains(), every) {
+            // What is not trained on is never sampled again from its journal.
             (false, _) => 1,
             (true, 0) => steps,
-            (true, every) => every.saturating_mul(keep).min(steps.max(1)),
+            // The oldest checkpoint goes, and the journal up to the next one, when one more than
+            // are kept is on record. That is written while training goes on, until one more is due.
+            (true, every) => {
+                let most = every.saturating_mul(keep + 2);
+                if steps == 0 { most } else { most.min(steps) }
+            }
         };
-        add("rollouts", step.saturating_mul(steps));
-        add("journal", step.saturating_mul(journaled));
+        let files = |file: u64, count: u64| step.saturating_add(file).saturating_mul(count);
+        add("rollouts", files(ROLLOUTS_FILE_BYTES, steps));
+        add("journal", files(JOURNAL_FILE_BYTES, journaled));
+        if stage.rejection_sampling().is_some() {
+            // Texts that the rollouts have too.
+            add("data set", step.saturating_mul(steps));
+        }
     }
     if job
         .stages

@@ -194,6 +194,15 @@ impl Grpo {
         }
     }
 
+    /// Most rounds of further prompts in a step.
+    pub(crate) fn further_rounds(&self) -> u64 {
+        if self.dynamic_sampling {
+            u64::from(self.max_resample_rounds)
+        } else {
+            0
+        }
+    }
+
     /// Checks that a step's completions are groups and divide into minibatches.
     fn check_groups(&self, place: &str) -> Result<(), JobError> {
         if self.rollouts.num_generations < 2 && self.baseline != Baseline::Batch {

@@ -3,6 +3,7 @@
 use crate::ids::JobId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What a job will do, before it does it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,8 +18,24 @@ pub struct Plan {
     pub stages: Vec<PlanStage>,
     /// What looks like a mistake in the job file, but may be meant.
     pub warnings: Vec<String>,
+    /// What all stages together leave on disk at most, by directory: the daemon's state directory,
+    /// and `checkpoint.to` if the job has it. Stages that are taken over leave nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk: Vec<PlanDisk>,
     /// The job file with every default filled in.
     pub resolved: String,
+}
+
+/// What a job leaves in a directory at most, and what is free there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanDisk {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Most bytes that the job leaves there.
+    pub bytes: u64,
+    /// Bytes that are free there; absent if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
 }
 
 /// What a stage will do.
@@ -39,7 +56,8 @@ pub struct PlanStage {
     pub rows: u64,
     /// Steps of the stage; 0 if the number depends on rows that are not there yet.
     pub steps: u64,
-    /// Most tokens that one step samples or trains on; 0 for an `eval` stage.
+    /// Most tokens that one step samples or trains on, without further rounds of dynamic sampling;
+    /// 0 for an `eval` stage.
     pub tokens_per_step: u64,
     /// Names of its rewards.
     pub rewards: Vec<String>,
@@ -58,7 +76,8 @@ pub struct PlanStage {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub host_memory: BTreeMap<String, u64>,
     /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,
-    /// `journal`, `final`. What grows with a number of steps that is not known yet is left out.
+    /// `journal`, `data set`, `final`. What grows with a number of steps that is not known yet is
+    /// left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disk: BTreeMap<String, u64>,
 }
