@@ -1,6 +1,7 @@
 //! What can go wrong while learning.
 
 use r1d_model::{Fault, ModelError};
+use r1d_proto::shown;
 use r1d_torch::TorchError;
 use r1d_torch::memory::ran_out;
 use std::error::Error;
@@ -22,8 +23,8 @@ pub enum LearnError {
     Request(String),
     /// A number of the update is NaN or infinite. The update was not applied; the weights are those
     /// before it.
-    #[error("step {step}, update {update}: the {what} is {value}, so the update was not applied: \
-             {}", advice(*update))]
+    #[error("the {what} is {value}, so the update (learning_rate = {}) was not applied: {}",
+        shown::number(*learning_rate), advice(*update, *suspect))]
     NonFinite {
         /// The step, as in the request.
         step: u64,
@@ -33,6 +34,10 @@ pub enum LearnError {
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The learning rate of the update.
+        learning_rate: f64,
+        /// What may be at fault beside the learning rate, as in "look at …".
+        suspect: Option<&'static str>,
     },
     /// The model's forward pass or its files failed.
     #[error(transparent)]
@@ -49,6 +54,14 @@ pub enum LearnError {
 }
 
 impl LearnError {
+    /// The error of a loss that weighs tokens by advantages, which may be at fault themselves.
+    pub(crate) fn of_advantages(mut self) -> LearnError {
+        if let LearnError::NonFinite { suspect, .. } = &mut self {
+            *suspect = Some("the step's advantages");
+        }
+        self
+    }
+
     /// Whether the request, and not this worker, is at fault.
     pub fn is_invalid_request(&self) -> bool {
         self.fault() == Fault::Given
@@ -78,13 +91,13 @@ impl LearnError {
 
 /// Advice about a loss that is not finite. Before a stage's first update nothing has been learned
 /// that could have diverged.
-fn advice(update: u64) -> &'static str {
-    match update {
-        0 => {
-            "it is the stage's first, so the weights that it starts from are damaged or have \
-             diverged (`r1ctl model info --check` counts their values that are not finite), or \
-             the data's targets are out of proportion"
-        }
-        _ => "lower learning_rate or max_grad_norm, or look at the step's advantages",
+fn advice(update: u64, suspect: Option<&'static str>) -> String {
+    if update == 0 {
+        return "it is the stage's first, so the weights that it starts from are damaged or have \
+                diverged (`r1ctl model info --check` counts their values that are not finite), or \
+                the data's targets are out of proportion"
+            .into();
     }
+    let look = suspect.map_or_else(String::new, |suspect| format!(", or look at {suspect}"));
+    format!("lower learning_rate or max_grad_norm{look}")
 }

@@ -283,7 +283,9 @@ impl Trainer {
             self.through_blocks(blocks, &micro, chosen.len())?;
             run.progress.add(&micro);
         }
-        let updated = self.finish_update(model, run.step, update, &sums.loss()?, load)?;
+        let updated = self
+            .finish_update(model, run.step, update, &sums.loss()?, load)
+            .map_err(LearnError::of_advantages)?;
         let sums = sums.read()?;
         let tokens = |sequences: &[usize]| sequences.iter().map(|&index| run.length(index)).sum();
         let counts = Counts {

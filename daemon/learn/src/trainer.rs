@@ -271,7 +271,7 @@ impl Trainer {
     }
 
     /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the
-    /// router. `step` and `update` identify it in errors; `update` is its place in the schedule.
+    /// router. `update` is its place in the schedule.
     ///
     /// `loss` is a float64 scalar on the device, where the update decides for itself whether it is
     /// finite: the one wait for the device is behind it, for the numbers that are reported.
@@ -301,6 +301,8 @@ impl Trainer {
                     update,
                     what,
                     value,
+                    learning_rate,
+                    suspect: None,
                 });
             }
         }

@@ -824,7 +824,9 @@ fn an_update_that_is_not_finite_is_refused_and_changes_nothing() {
         .unwrap_err();
     assert!(
         matches!(error, LearnError::NonFinite { step: 5, .. })
-            && error.to_string().contains("step 5"),
+            && error
+                .to_string()
+                .contains("the update (learning_rate = 0.001) was not applied"),
         "{error}"
     );
     assert_same_bits(&snapshot(&model), &before);

@@ -145,6 +145,8 @@ mod tests {
             update: 0,
             what: "loss",
             value: f64::NAN,
+            learning_rate: 1e-3,
+            suspect: None,
         };
         assert_eq!(of_learning(diverged).kind, FailureKind::Invalid);
     }
