@@ -4,7 +4,7 @@ use crate::devices_health::DevicesHealth;
 use crate::live_status::LiveStatus;
 use crate::node::NodeLink;
 use r1d_ledger::{JobRecord, Session};
-use r1d_link::status::{Outlines, Shown, is_pausing, state};
+use r1d_link::status::{Outlines, Shown, error, is_pausing, state};
 use r1d_link::{Answer, Work};
 use r1d_proto::control::error::ControlError;
 use r1d_proto::control::job::{JobStatus, JobSummary, State};
@@ -104,6 +104,7 @@ impl StatusViews {
             job: record.job().clone(),
             state: state(record, live.as_ref()),
             waits,
+            error: error(record, live.as_ref()),
         })
     }
 
@@ -140,7 +141,7 @@ impl StatusViews {
         Wait {
             owner: "job".into(),
             waits_for: format!(
-                "a user: it was paused by {by}, `r1ctl resume {}` lets it go on",
+                "a user: it was paused by {by}; `r1ctl resume {}` lets it go on",
                 record.job()
             ),
             since_s: self.clock.unix().as_secs().saturating_sub(since) as f64,

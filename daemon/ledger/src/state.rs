@@ -66,6 +66,17 @@ pub enum FindError {
         /// The prefix.
         prefix: String,
     },
+    /// Jobs go by their ids, and this is the name of some.
+    #[error("no job's id starts with `{name}`, but {job} has that name")]
+    Name {
+        /// The name.
+        name: String,
+        /// The newest job that has it.
+        job: JobId,
+    },
+    /// Nothing was given that could name a job.
+    #[error("an empty id names no job: see `r1ctl list`")]
+    Empty,
     /// Several jobs' ids begin with the prefix: type more of it.
     #[error("`{prefix}` is short for {} jobs, among them {}: type more of it", .jobs.len(),
         first_few(.jobs))]
@@ -277,14 +288,26 @@ impl State {
             .cloned()
             .collect();
         match (prefix.is_empty(), jobs.len()) {
+            (true, _) => Err(FindError::Empty),
+            (false, 0) => Err(self.not_found(prefix)),
             (false, 1) => Ok(jobs.remove(0)),
             (false, 2..) => Err(FindError::Ambiguous {
                 prefix: prefix.to_string(),
                 jobs,
             }),
-            _ => Err(FindError::NotFound {
+        }
+    }
+
+    fn not_found(&self, prefix: &str) -> FindError {
+        let named = |record: &&Arc<JobRecord>| record.submission.name == prefix;
+        match self.records.values().rev().find(named) {
+            Some(record) => FindError::Name {
+                name: prefix.to_string(),
+                job: record.job().clone(),
+            },
+            None => FindError::NotFound {
                 prefix: prefix.to_string(),
-            }),
+            },
         }
     }
 

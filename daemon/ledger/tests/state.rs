@@ -958,9 +958,11 @@ fn a_job_is_found_by_any_unambiguous_prefix() {
         state.find("9"),
         Err(FindError::NotFound { prefix: "9".into() })
     );
+    assert_eq!(state.find(""), Err(FindError::Empty));
+    let named = state.find("name of 8b").unwrap_err();
     assert_eq!(
-        state.find(""),
-        Err(FindError::NotFound { prefix: "".into() })
+        named.to_string(),
+        "no job's id starts with `name of 8b`, but 8b has that name"
     );
 }
 

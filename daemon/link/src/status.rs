@@ -83,6 +83,12 @@ pub fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
     }
 }
 
+/// Why a job failed; `None` of other jobs.
+pub fn error(record: &JobRecord, live: Option<&JobSnapshot>) -> Option<String> {
+    let failed = live.and_then(|live| live.failed.clone());
+    failed.or_else(|| record.progress.error.clone())
+}
+
 impl Outlines {
     /// The status of a job of the node with this state directory.
     pub fn status(&self, shown: &Shown<'_>, state_dir: &Path) -> JobStatus {
@@ -115,9 +121,7 @@ impl Outlines {
                 .collect(),
             directory: JobLayout::of(state_dir, record.job()).dir,
             model: record.progress.model.clone(),
-            error: live
-                .and_then(|live| live.failed.clone())
-                .or_else(|| record.progress.error.clone()),
+            error: error(record, live),
             restarts: record.restarts(),
             eta_s: live.and_then(|live| live.eta_s),
             activity: live.and_then(|live| live.activity.clone()),

@@ -5,9 +5,12 @@ use r1d_proto::control::content::LogLine;
 use r1d_proto::shown;
 use r1d_proto::user_file;
 use r1d_proto::world::SharedClock;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Bytes at the end of a log that [`last`] reads.
+const LAST_BYTES: u64 = 64 << 10;
 
 #[derive(Clone)]
 pub(crate) struct JobLog(Arc<LogFile>);
@@ -72,6 +75,16 @@ impl JobLog {
             );
         }
     }
+}
+
+/// The last lines of a log: those that are whole in its last [`LAST_BYTES`].
+pub(crate) fn last(path: &Path) -> io::Result<Vec<LogLine>> {
+    let mut file = user_file::open(path)?;
+    let begin = file.metadata()?.len().saturating_sub(LAST_BYTES);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut bytes = Vec::new();
+    file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+    Ok(parse(&bytes).0)
 }
 
 /// Parses the whole lines of `bytes`; returns them and their length in bytes. A line torn by a

@@ -1,8 +1,12 @@
 //! Prompts, completions and verdicts of a committed step, from its Parquet file.
 
+use crate::job_log;
+use crate::removal::RESULTS_ALONE_STAY;
+use crate::traces::stages_begun;
+use r1d_data::template::date_of;
 use r1d_ledger::JobRecord;
 use r1d_proto::control::SampleSort;
-use r1d_proto::control::content::Sample;
+use r1d_proto::control::content::{LogLine, Sample};
 use r1d_proto::rollout::FinishReason;
 use r1d_store::rollouts::{RolloutFile, Summary, View};
 use r1d_store::{Disk, JobLayout, StoreError};
@@ -20,6 +24,18 @@ pub enum SamplesError {
         stage: String,
         /// What there is, in words.
         known: String,
+    },
+    /// All rollouts of the job went when it was pruned.
+    #[error(
+        "job `{job}` has no samples any more: on {day}, `r1ctl prune` or [retention]: {message}"
+    )]
+    Removed {
+        /// The job.
+        job: String,
+        /// The day, in UTC.
+        day: String,
+        /// The line of the job's log that tells what went, and why.
+        message: String,
     },
     /// Nothing was sampled in this step, or it is not committed.
     #[error("stage {stage:?} of job `{job}` has no samples of step {step}: {known}")]
@@ -69,15 +85,10 @@ pub(crate) fn read(
     };
     let place = match stage {
         Some(stage) if !stages.contains(&stage.as_str()) => {
-            let known = if stages.is_empty() {
-                "begun none yet".into()
-            } else {
-                stages.join(", ")
-            };
             return Err(SamplesError::NoStage {
                 job: record.job().to_string(),
                 stage,
-                known,
+                known: stages_begun(record),
             });
         }
         Some(stage) => step
@@ -90,10 +101,13 @@ pub(crate) fn read(
             .map(|(stage, last)| (stage, step.unwrap_or(last))),
     };
     let Some((stage, step)) = place else {
-        return Ok(Vec::new());
+        return removed(record, outputs).map_or(Ok(Vec::new()), Err);
     };
     let path = outputs.rollouts(&stage, step);
     if step > committed(&stage) || !path.exists() {
+        if let Some(removed) = removed(record, outputs) {
+            return Err(removed);
+        }
         let known = match last_step(outputs, &stage, committed(&stage)) {
             Some(last) => format!("its steps 1 to {last} have some"),
             None => "it has none yet, or never samples".into(),
@@ -106,6 +120,19 @@ pub(crate) fn read(
         });
     }
     of_step(outputs, &stage, step, sort, limit)
+}
+
+/// The error of a job whose rollouts were removed with its checkpoints, which is among the last
+/// lines of its log.
+fn removed(record: &JobRecord, outputs: &JobLayout) -> Option<SamplesError> {
+    let lines = job_log::last(&outputs.log()).ok()?;
+    let is_it = |line: &LogLine| line.message.starts_with(RESULTS_ALONE_STAY);
+    let line = lines.into_iter().rfind(is_it)?;
+    Some(SamplesError::Removed {
+        job: record.job().to_string(),
+        day: date_of(line.at_ms / 1000)?,
+        message: line.message,
+    })
 }
 
 /// Reads the samples of a stage's newest committed step, best reward first, from a job's directory

@@ -20,6 +20,12 @@ pub(crate) enum TraceError {
         step: Option<u64>,
         known: String,
     },
+    #[error("job `{job}` has no stage {stage:?}; it has {known}")]
+    NoStage {
+        job: String,
+        stage: String,
+        known: String,
+    },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
 }
@@ -68,6 +74,13 @@ pub(crate) fn read(
     let last = begun.last().map(|stage| stage.name.clone());
     let stage = stage.or(last).unwrap_or_default();
     let known = begun.iter().find(|known| known.name == stage);
+    if known.is_none() && !stage.is_empty() {
+        return Err(TraceError::NoStage {
+            job: record.job().to_string(),
+            stage,
+            known: stages_begun(record),
+        });
+    }
     let committed = known.map_or(0, |stage| stage.step);
     let mut found = match step {
         Some(step) => of_file(&layout.traces(&stage, step))?,
@@ -88,6 +101,17 @@ pub(crate) fn read(
         stage,
         step,
     })
+}
+
+/// The stages that a job has begun, in words.
+pub(crate) fn stages_begun(record: &JobRecord) -> String {
+    let begun = record.progress.stages.iter();
+    let names: Vec<&str> = begun.map(|stage| stage.name.as_str()).collect();
+    if names.is_empty() {
+        "begun none yet".into()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// The traces of the newest file.

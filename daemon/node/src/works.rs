@@ -331,10 +331,8 @@ impl Works {
         let (record, layout) = (self.record(job)?, self.node.layout(job));
         match samples::read(&record, &layout, stage, step, sort, limit) {
             Ok(samples) => Ok(Answer::Response(Response::Samples(samples))),
-            Err(unknown @ (SamplesError::NoStage { .. } | SamplesError::NoStep { .. })) => {
-                Err(ControlError::new(ErrorKind::NotFound, unknown))
-            }
-            Err(other) => Err(ControlError::internal(other)),
+            Err(other @ SamplesError::Data(_)) => Err(ControlError::internal(other)),
+            Err(unknown) => Err(ControlError::new(ErrorKind::NotFound, unknown)),
         }
     }
 
@@ -342,10 +340,8 @@ impl Works {
         let (record, layout) = (self.record(job)?, self.node.layout(job));
         match traces::read(&record, &layout, stage, step) {
             Ok(trace) => Ok(Answer::Response(Response::Trace(trace))),
-            Err(unknown @ TraceError::Unknown { .. }) => {
-                Err(ControlError::new(ErrorKind::NotFound, unknown))
-            }
-            Err(other) => Err(ControlError::internal(other)),
+            Err(other @ TraceError::File { .. }) => Err(ControlError::internal(other)),
+            Err(unknown) => Err(ControlError::new(ErrorKind::NotFound, unknown)),
         }
     }
 }

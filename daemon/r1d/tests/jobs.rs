@@ -215,6 +215,17 @@ fn each_committed_step_leaves_a_trace_of_what_took_how_long() {
         }
         other => panic!("{other:?}"),
     };
+    let Response::Error(error) = trace(Some("reasonning"), None) else {
+        panic!("a trace of a stage that the job does not have")
+    };
+    assert!(
+        error
+            .message
+            .contains("has no stage \"reasonning\"; it has ")
+            && error.message.contains(", reasoning"),
+        "{}",
+        error.message
+    );
     for step in 1..=6 {
         let found = names("reasoning", step);
         for (lane, name) in [

@@ -7,7 +7,7 @@ mod test_daemon;
 
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::removal::{RemovalExtent, Removed};
-use r1d_proto::control::{Request, Response};
+use r1d_proto::control::{Request, Response, SampleSort};
 use std::fs;
 use test_daemon::TestDaemon;
 
@@ -226,7 +226,8 @@ fn pruning_tells_before_it_removes_and_leaves_the_results() {
             .is_empty()
     );
     let told = daemon.wait("the end of its attempt", |daemon| {
-        let told = removed(prune(daemon, Some(0), Some(true), true));
+        // Results stay, as in [retention], unless somebody says otherwise.
+        let told = removed(prune(daemon, Some(0), None, true));
         (!told.jobs.is_empty()).then_some(told)
     });
     assert!(told.dry_run && checkpoints.exists());
@@ -240,6 +241,25 @@ fn pruning_tells_before_it_removes_and_leaves_the_results() {
         dirs.iter().all(is_gone).then_some(())
     });
     assert_eq!(daemon.try_status(&job).unwrap().model, status.model);
+    let samples = daemon.ask(Request::Samples {
+        job: job.clone(),
+        stage: None,
+        step: None,
+        sort: SampleSort::Order,
+        limit: 3,
+    });
+    let Response::Error(gone) = samples else {
+        panic!("rollouts that were removed: {samples:?}")
+    };
+    assert_eq!(gone.kind, ErrorKind::NotFound);
+    assert!(
+        gone.message.contains("has no samples any more: on 2")
+            && gone
+                .message
+                .contains("rollouts and journal are removed: ended "),
+        "{}",
+        gone.message
+    );
     daemon.outcome(&status);
     assert!(
         removed(prune(&daemon, Some(0), Some(true), false))
@@ -252,7 +272,9 @@ fn pruning_tells_before_it_removes_and_leaves_the_results() {
     assert!(again.stages.iter().all(|stage| stage.reused_from.is_none()));
     let mut gone = 0;
     daemon.wait("both removals", |daemon| {
-        gone += removed(prune(daemon, Some(0), None, false)).jobs.len();
+        gone += removed(prune(daemon, Some(0), Some(false), false))
+            .jobs
+            .len();
         (gone == 2).then_some(())
     });
     daemon.wait("the end of the jobs", |_| {

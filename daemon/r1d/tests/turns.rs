@@ -117,7 +117,7 @@ fn a_paused_job_loses_nothing() {
     let by = paused.pause.clone().unwrap().by.unwrap();
     assert_eq!(Some(&by), paused.owner.as_ref());
     let why = daemon.why(&job).waits.remove(0).waits_for;
-    let advice = format!("paused by {by}, `r1ctl resume {job}` lets it go on");
+    let advice = format!("paused by {by}; `r1ctl resume {job}` lets it go on");
     assert!(why.contains(&advice), "{why}");
 
     let other = submit(&daemon, false);

@@ -140,7 +140,9 @@ impl ControlService {
 
 fn unknown(found: FindError) -> ControlError {
     let kind = match &found {
-        FindError::NotFound { .. } => ErrorKind::NotFound,
+        FindError::NotFound { .. } | FindError::Name { .. } | FindError::Empty => {
+            ErrorKind::NotFound
+        }
         FindError::Ambiguous { .. } => ErrorKind::Ambiguous,
     };
     ControlError::new(kind, found)

@@ -222,7 +222,7 @@ impl Removals {
         let limits = match older_than_s {
             Some(_) => RetentionLimits {
                 age_max_s: older_than_s,
-                keep_final: false,
+                keep_final: set.keep_final,
                 ..RetentionLimits::default()
             },
             None if has_limit(set) => set.clone(),

@@ -269,11 +269,23 @@ fn needers_first(jobs: &[JobFacts], mut going: Vec<Going>) -> Vec<Going> {
     ordered
 }
 
+/// An age in the largest unit that it has two of, else one.
+fn age(seconds: u64) -> String {
+    let (count, unit) = match seconds {
+        0..60 => return "less than a minute".into(),
+        60..7200 => (seconds / 60, "minute"),
+        7200..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / DAY_S, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural}")
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Named => f.write_str("asked for"),
-            Reason::Age(seconds) => write!(f, "ended {} days ago", seconds / DAY_S),
+            Reason::Age(seconds) => write!(f, "ended {} ago", age(*seconds)),
             Reason::Count(limit) => write!(f, "more than {limit} jobs have ended"),
             Reason::Bytes(limit) => {
                 let gigabytes = limit / 1_000_000_000;
@@ -352,6 +364,22 @@ mod tests {
             .into_iter()
             .map(|(job, _)| job)
             .collect()
+    }
+
+    #[test]
+    fn an_age_is_told_in_the_unit_that_people_count_it_in() {
+        let told = [0, 60, 119 * 60, 7200, 47 * 3600, 2 * DAY_S, 41 * DAY_S];
+        let told = told.map(|seconds| Reason::Age(seconds).to_string());
+        let ages = [
+            "less than a minute",
+            "1 minute",
+            "119 minutes",
+            "2 hours",
+            "47 hours",
+        ];
+        let ages = ages.into_iter().chain(["2 days", "41 days"]);
+        let expected: Vec<String> = ages.map(|age| format!("ended {age} ago")).collect();
+        assert_eq!(told.to_vec(), expected);
     }
 
     #[test]

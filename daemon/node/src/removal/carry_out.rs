@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const THREAD: &str = "removals";
+/// What a job's log tells of a removal that left the results alone; the reason follows.
+pub(crate) const RESULTS_ALONE_STAY: &str = "checkpoints, rollouts and journal are removed";
 /// Time between two looks at what is left, where nothing is removed.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// Time between two looks at a job's writer that has not ended yet.
@@ -194,9 +196,8 @@ impl FileRemovals {
                     source,
                 };
                 put.map_err(failed)?;
-                JobLog::new(node.layout(job).log(), &job.0, node.clock.clone()).info(format!(
-                    "checkpoints, rollouts and journal are removed: {why}"
-                ));
+                JobLog::new(node.layout(job).log(), &job.0, node.clock.clone())
+                    .info(format!("{RESULTS_ALONE_STAY}: {why}"));
             }
         }
         lock(&self.0.sizes).forget(job);

@@ -16,4 +16,4 @@ pub mod facts;
 pub mod files;
 pub mod sizes;
 
-pub(crate) use carry_out::{FileRemovals, removed_since};
+pub(crate) use carry_out::{FileRemovals, RESULTS_ALONE_STAY, removed_since};

@@ -14,6 +14,9 @@ pub struct Why {
     pub state: State,
     /// The waits; empty if the job has ended.
     pub waits: Vec<Wait>,
+    /// Why the job failed; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One wait.
