@@ -3,7 +3,7 @@
 use crate::file_hashes::FileHashes;
 use crate::reading::{Reading, Unwanted};
 use crate::tokenizers::Tokenizers;
-use r1d_data::{DataError, dataset};
+use r1d_data::{DataError, dataset, is_absent};
 use r1d_ingest::preferences::{Reading as PreferenceReading, Whole};
 use r1d_ingest::{
     Contents, GetError, Lengths, MakeError, MakeStatus, Order, Preferences, Prompts, Rendering,
@@ -130,7 +130,10 @@ impl<'a> JobSets<'a> {
             return Ok(rows.clone());
         }
         let source = match self.job.data.get(name) {
-            Some(source) => source.clone(),
+            Some(source) => {
+                dataset::check_path(source)?;
+                source.clone()
+            }
             None => {
                 let found = (self.made)(name).map_err(SetsError::Made)?;
                 let path = found.ok_or_else(|| SetsError::NoData { name: name.into() })?;
@@ -326,10 +329,23 @@ impl<'a> JobSets<'a> {
         name: &str,
         stages: Option<&TemplateSource>,
     ) -> Result<TemplateSource, SetsError> {
-        Ok(match stages {
-            Some(template) => template.clone(),
-            None => self.source(name)?.template.clone(),
-        })
+        let (key, template) = match stages {
+            Some(template) => ("stage.template".to_owned(), template.clone()),
+            None => {
+                let own = self.source(name)?.template.clone();
+                (format!("data.{name}.template"), own)
+            }
+        };
+        if let Some(file) = template.file().filter(|file| is_absent(file)) {
+            let fix = "write \"r1-zero\", \"chat\", \"plain\" or the path of a jinja file";
+            return Err(DataError::Absent {
+                key,
+                path: file.into(),
+                hint: fix.into(),
+            }
+            .into());
+        }
+        Ok(template)
     }
 
     fn rendering(&self, name: &str, template: TemplateSource) -> Result<Rendering, SetsError> {

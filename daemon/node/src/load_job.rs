@@ -10,6 +10,7 @@ use crate::loaded_job::{LoadedEval, LoadedJob, LoadedStage, PendingStage, Prompt
 use crate::reading::Reading;
 use crate::reward_versions::{JobReward, Recorded, RewardVersions, VersionHistory, spec};
 use crate::tokenizers::Tokenizers;
+use crate::weights::check_paths;
 use r1d_data::DataError;
 use r1d_ingest::{Order, Prompts};
 use r1d_job::plan::InputFacts;
@@ -137,6 +138,13 @@ impl LoadedJob {
 
 /// Opens the job's models, and checks that they can do what its stages do with them.
 fn open_models(job: &Job, tokenizers: &Tokenizers) -> Result<Vec<Model>, LoadError> {
+    let named = job.models.keys().map(|name| format!("models.{name}"));
+    for (table, weights) in std::iter::once("model".to_owned())
+        .chain(named)
+        .zip(job.models())
+    {
+        check_paths(&table, weights)?;
+    }
     let models = job
         .models()
         .enumerate()
