@@ -9,7 +9,7 @@ use plugin::{Plugin, Rescore};
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, SampleSort};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Submit training jobs to r1d and watch them learn.
 #[derive(Debug, Parser)]
@@ -31,10 +31,9 @@ const GLOBAL: &str = "Global options";
 #[derive(Debug, Args)]
 #[command(next_help_heading = GLOBAL)]
 pub(crate) struct Global {
-    /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory,
-    /// then /run/r1d/r1d.sock]
-    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH",
-        value_parser = any_path())]
+    /// The daemon's socket [default: R1D_SOCKET, else r1d.sock under R1D_STATE_DIR or the local
+    /// state directory, then /run/r1d/r1d.sock]
+    #[arg(long, global = true, value_name = "PATH", value_parser = any_path())]
     pub socket: Option<PathBuf>,
     /// How to print: a table for people, or JSON
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name =
@@ -49,7 +48,7 @@ pub(crate) struct Global {
     pub timeout: u64,
 }
 
-/// Also an empty one, which an empty R1D_SOCKET gives.
+/// Also an empty one, which counts as none.
 fn any_path() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().map(PathBuf::from)
@@ -60,11 +59,15 @@ impl Global {
     /// as it is.
     pub(crate) fn again(&self) -> String {
         match &self.socket {
-            Some(socket) if std::env::var_os("R1D_SOCKET").is_none() => {
-                format!("r1ctl --socket {}", socket.display())
-            }
-            _ => "r1ctl".into(),
+            Some(socket) => format!("r1ctl --socket {}", socket.display()),
+            None => "r1ctl".into(),
         }
+    }
+
+    /// The socket that the user named, by the option or the variable.
+    pub(crate) fn named_socket(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("R1D_SOCKET").map(PathBuf::from);
+        self.socket.clone().or_else(variable)
     }
 }
 
@@ -84,9 +87,10 @@ pub(crate) enum Command {
     Submit(Submit),
     /// List the jobs: running, queued, paused, ended
     List {
-        /// Only jobs in this state; may be given several times
+        /// Only jobs in this state; several with commas, as in queued,running. `ended`: all that
+        /// succeeded, failed or were cancelled
         #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
-        state: Vec<State>,
+        state: Vec<StateFilter>,
         /// Only jobs of this user
         #[arg(long, value_name = "USER")]
         owner: Option<String>,
@@ -103,6 +107,8 @@ pub(crate) enum Command {
         patience: Patience,
     },
     /// Show a job's log
+    ///
+    /// With -o json: JSON lines, one for each entry of the log.
     Logs(Logs),
     /// Stop jobs for good; what they have written stays
     Cancel(Jobs),
@@ -130,19 +136,26 @@ pub(crate) enum Command {
         /// Jobs that ended at least so long ago, for example 30d or 12h
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         older_than: Option<Duration>,
-        /// Of a job that succeeded, keep its final model, the data sets that it made, its metrics
-        /// and its log
-        #[arg(long)]
-        keep_final: bool,
+        /// Whether a job that succeeded keeps its final model, the data sets that it made, its
+        /// metrics and its log [default: `keep_final` of `[retention]` in r1d.toml, which is true
+        /// unless it says otherwise]
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+            default_missing_value = "true")]
+        keep_final: Option<bool>,
         /// Only tell what would go, and why
         #[arg(long)]
         dry_run: bool,
     },
-    /// Show what a job would do: stages, tokens, memory, every default filled in
+    /// Show what a job would do: stages, tokens, memory, disk
+    ///
+    /// `r1ctl explain WORD` says what a word above a column means, for example SNAPSHOT.
     Plan {
         /// The job file
         #[arg(value_name = "JOB.TOML")]
         file: PathBuf,
+        /// Print the job file with every default filled in instead
+        #[arg(long)]
+        toml: bool,
     },
     /// Show prompts, completions and what each reward said of them
     Samples(Samples),
@@ -187,9 +200,9 @@ pub(crate) enum Command {
     Dataset(Dataset),
     /// List the nodes, their devices and reward plugins
     Nodes,
-    /// Explain a key of the job file, or list all of them
+    /// Explain a key of the job file or a word of r1ctl's tables, or list all keys
     Explain {
-        /// For example `learning_rate` or `stage.beta`
+        /// For example `learning_rate`, `stage.beta` or `DURABLE`
         key: Option<String>,
     },
     /// Work with a model directory; needs no daemon
@@ -253,9 +266,28 @@ pub(crate) struct Logs {
     /// Only the last N lines
     #[arg(long, value_name = "N")]
     pub tail: Option<u64>,
-    /// Only lines of the last so much time, for example 10m or 2h
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub since: Option<Duration>,
+    /// Only lines of the last so much time, for example 10m or 2h; or since a time as the log has
+    /// it, for example 2026-11-23T19:22:05Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Since>,
+}
+
+/// The time at which the lines that are shown begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// At this time after the Unix epoch.
+    At(Duration),
+}
+
+fn since(text: &str) -> Result<Since, &'static str> {
+    let at = humantime::parse_rfc3339_weak(text).ok();
+    let at = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let ago = || humantime::parse_duration(text).ok().map(Since::Ago);
+    at.map(Since::At)
+        .or_else(ago)
+        .ok_or("write how long ago, as in 10m or 2h, or when, as in 2026-11-23T19:22:05Z")
 }
 
 /// The completions that are shown.
@@ -279,12 +311,18 @@ pub(crate) struct Samples {
 }
 
 impl Logs {
-    pub(crate) fn request(self) -> Request {
+    /// `now` is the time since the Unix epoch.
+    pub(crate) fn request(self, now: Duration) -> Request {
+        let ago_s = |since: Since| match since {
+            Since::Ago(time) => time.as_secs(),
+            // The line of that very second is one of them.
+            Since::At(at) => now.saturating_sub(at).as_secs() + 1,
+        };
         Request::Logs {
             job: self.job,
             follow: self.follow,
             tail: self.tail,
-            since_s: self.since.map(|since| since.as_secs()),
+            since_s: self.since.map(ago_s),
         }
     }
 }
@@ -301,20 +339,39 @@ impl Samples {
     }
 }
 
-/// The names of the states.
-fn states() -> impl clap::builder::TypedValueParser<Value = State> {
+/// States by which a list is cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StateFilter {
+    Is(State),
+    Ended,
+}
+
+impl StateFilter {
+    pub(crate) fn takes(self, state: State) -> bool {
+        match self {
+            StateFilter::Is(wanted) => wanted == state,
+            StateFilter::Ended => state.is_final(),
+        }
+    }
+}
+
+/// The names of the states, and `ended` for all final ones.
+fn states() -> impl clap::builder::TypedValueParser<Value = StateFilter> {
     use clap::builder::TypedValueParser;
-    let names = State::ALL.map(State::name);
+    const ENDED: &str = "ended";
+    let names = State::ALL.map(State::name).into_iter().chain([ENDED]);
     clap::builder::PossibleValuesParser::new(names).try_map(|name| {
         let known = State::ALL.into_iter().find(|state| state.name() == name);
-        known.ok_or("no such state")
+        let ended = (name == ENDED).then_some(StateFilter::Ended);
+        known.map(StateFilter::Is).or(ended).ok_or("no such state")
     })
 }
 
 /// Jobs that a command is carried out on, one after the other.
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
-    /// Ids of jobs, or any prefixes of them that no other jobs share
+    /// Ids of jobs, or any prefixes of them that no other jobs share; of several, -o json prints
+    /// one list
     #[arg(required = true, value_name = "JOB")]
     pub jobs: Vec<String>,
 }

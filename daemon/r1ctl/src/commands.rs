@@ -28,11 +28,17 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
             watch: true,
             patience,
         } => session.block_on(session.watch_job(&job, patience)),
-        Command::Logs(logs) => session.block_on(session.logs(logs.request())),
-        Command::Plan { file } => session.ask(Request::Plan {
-            job: job_file::read(&file)?.to_toml(),
-            pins: Lock::beside(&file)?.pins(Mode::Add),
-        }),
+        Command::Logs(logs) => {
+            let now = session.clock.unix();
+            session.block_on(session.logs(logs.request(now)))
+        }
+        Command::Plan { file, toml } => {
+            let request = Request::Plan {
+                job: job_file::read(&file)?.to_toml(),
+                pins: Lock::beside(&file)?.pins(Mode::Add),
+            };
+            session.plan(request, toml)
+        }
         Command::List { state, owner } => session.list(&state, owner.as_deref()),
         Command::Status { job, .. } => session.ask(Request::Status { job }),
         Command::Cancel(jobs) => session.each(jobs, |job| Request::Cancel { job }),
@@ -46,7 +52,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
             dry_run,
         } => session.remove(Request::Prune {
             older_than_s: older_than.map(|time| time.as_secs()),
-            keep_final: keep_final.then_some(true),
+            keep_final,
             dry_run,
         }),
         Command::Samples(samples) => session.ask(samples.request()),

@@ -77,6 +77,8 @@ pub(crate) enum Error {
         file: PathBuf,
         source: Box<r1d_job::JobError>,
     },
+    #[error("no samples of this stage and step are committed")]
+    NoSamples,
     #[error("{0}")]
     UnknownKey(String),
     #[error("{}: {source}; this command needs {} beside r1ctl: build it with `make build`, or \

@@ -1,6 +1,6 @@
 //! A command's talk with the daemon: what it asks, and what it prints of the answers.
 
-use crate::cli::{Global, Jobs, Output, Patience};
+use crate::cli::{Global, Jobs, Output, Patience, StateFilter};
 use crate::client::Client;
 use crate::error::{EXIT_FAILED, Ended, Error};
 use crate::lock::Lock;
@@ -9,7 +9,7 @@ use crate::socket::candidates;
 use crate::terminal::one_line;
 use crate::watch::{Style, Watch};
 use crate::{dataset, report, show};
-use r1d_proto::control::job::{Activity, State};
+use r1d_proto::control::job::Activity;
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
@@ -40,7 +40,7 @@ impl Session<'_> {
     }
 
     async fn find(&self) -> Result<Client, Error> {
-        let places = candidates(self.global.socket.as_deref(), |name| {
+        let places = candidates(self.global.named_socket().as_deref(), |name| {
             std::env::var(name).ok()
         });
         Client::find(places, Duration::from_secs(self.global.timeout)).await
@@ -56,6 +56,25 @@ impl Session<'_> {
         })
     }
 
+    /// Shows what the job would do, or the job with every default filled in.
+    pub(crate) fn plan(&self, request: Request, is_toml: bool) -> Result<Ended, Error> {
+        self.block_on(async {
+            let client = self.find().await?;
+            let answer = client.ask(&request).await?;
+            let Response::Plan(plan) = &answer else {
+                return Err(client.unexpected(&request, &answer));
+            };
+            self.print(plan, || {
+                if is_toml {
+                    show::resolved(plan)
+                } else {
+                    show::plan(plan, self.printer.stdout)
+                }
+            })?;
+            Ok(Ended::Ok)
+        })
+    }
+
     /// Sends a request for each of the jobs. One that is refused does not keep the others from
     /// theirs.
     pub(crate) fn each(
@@ -66,26 +85,33 @@ impl Session<'_> {
         self.block_on(async {
             let client = self.find().await?;
             let mut ended = Ended::Ok;
+            // Of several jobs, JSON is one list: of what was done, also where the daemon goes away.
+            let is_list = self.global.output == Output::Json && jobs.jobs.len() > 1;
+            let (mut bodies, mut broken) = (Vec::new(), None);
             for job in jobs.jobs {
                 let request = request(job);
-                let answered = match client.ask(&request).await {
-                    Ok(answer) => self.answer(&client, &request, answer),
-                    Err(error) => Err(error),
-                };
-                match answered {
+                match client.ask(&request).await {
+                    Ok(answer) if is_list => bodies.push(Body::of(&answer)?),
+                    Ok(answer) => self.answer(&client, &request, answer)?,
                     Err(error @ Error::Daemon(_)) => {
                         self.printer.error(&error.to_string());
                         ended = Ended::Code(EXIT_FAILED);
                     }
-                    answered => answered?,
+                    Err(error) => {
+                        broken = Some(error);
+                        break;
+                    }
                 }
             }
-            Ok(ended)
+            if is_list {
+                print::json(&bodies)?;
+            }
+            broken.map_or(Ok(ended), Err)
         })
     }
 
     /// Lists the jobs in these states, all if there are none, of this owner.
-    pub(crate) fn list(&self, states: &[State], owner: Option<&str>) -> Result<Ended, Error> {
+    pub(crate) fn list(&self, states: &[StateFilter], owner: Option<&str>) -> Result<Ended, Error> {
         self.block_on(async {
             let client = self.find().await?;
             let answer = client.ask(&Request::List).await?;
@@ -93,7 +119,8 @@ impl Session<'_> {
                 return Err(client.unexpected(&Request::List, &answer));
             };
             jobs.retain(|job| {
-                let is_in_state = states.is_empty() || states.contains(&job.state);
+                let is_in_state =
+                    states.is_empty() || states.iter().any(|wanted| wanted.takes(job.state));
                 is_in_state && owner.is_none_or(|owner| job.owner.as_deref() == Some(owner))
             });
             let none = if states.is_empty() && owner.is_none() {
@@ -140,17 +167,18 @@ impl Session<'_> {
     fn answer(&self, client: &Client, request: &Request, answer: Response) -> Result<(), Error> {
         let look = self.printer.stdout;
         match (request, &answer) {
-            (Request::Plan { .. }, Response::Plan(plan)) => {
-                self.print(plan, || show::plan(plan, look))
-            }
             (Request::Status { .. }, Response::Status(status)) => {
                 self.print(status, || show::status(status, look))
             }
-            (Request::Samples { .. }, Response::Samples(samples)) => self.print_some(
-                samples,
-                "no samples of this stage and step are committed",
-                || show::samples(samples, look),
-            ),
+            (Request::Samples { .. }, Response::Samples(samples)) if samples.is_empty() => {
+                if self.global.output == Output::Json {
+                    print::json(samples)?;
+                }
+                Err(Error::NoSamples)
+            }
+            (Request::Samples { .. }, Response::Samples(samples)) => {
+                self.print(samples, || show::samples(samples, look))
+            }
             (Request::Trace { .. }, Response::Trace(it)) => self.print(it, || show::trace(it)),
             (Request::Why { .. }, Response::Why(why)) => self.print(why, || show::why(why, look)),
             (Request::DataSets { .. }, Response::DataSets(sets)) => self.print_some(

@@ -15,7 +15,7 @@ mod why;
 pub(crate) use datasets::{datasets, reviewed};
 pub(crate) use jobs::{jobs, log_line};
 pub(crate) use nodes::nodes;
-pub(crate) use plan::plan;
+pub(crate) use plan::{plan, resolved};
 pub(crate) use removals::{pruned, removed};
 pub(crate) use samples::{judged, samples};
 pub(crate) use status::{activity, status};

@@ -4,15 +4,17 @@ use crate::format::{bytes, thousands};
 use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::plan::{Plan, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Formats a plan. The resolved job file comes first, so that on a terminal the tables by which
-/// people decide stay in sight.
+/// The job file with every default filled in.
+pub(crate) fn resolved(plan: &Plan) -> String {
+    format!("{}\n", printable(plan.resolved.trim_end()))
+}
+
+/// Formats a plan: the tables by which people decide.
 pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     let mut text = String::new();
-    text += &look.dim("# the job file with every default filled in");
-    text += &format!("\n{}\n\n", printable(plan.resolved.trim_end()));
     let parameters = plan
         .parameters
         .map_or_else(|| "unknown number of".into(), thousands);
@@ -33,8 +35,33 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     text += &amounts("HOST MEMORY ≤", &plan.stages, host, look);
     let disk: Amounts = |stage| (&stage.disk, sum(&stage.disk));
     text += &amounts("DISK ≤", &plan.stages, disk, look);
+    text += &disk_of_all(plan);
     for warning in &plan.warnings {
         text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));
+    }
+    text
+}
+
+/// The disk that all stages together may take, by directory, and what is free there.
+fn disk_of_all(plan: &Plan) -> String {
+    let line = |disk: &PlanDisk| {
+        let free = disk.free.map_or_else(String::new, |free| {
+            format!(", where {} are free", bytes(free))
+        });
+        let directory = one_line(&disk.directory.to_string_lossy());
+        format!("all stages: ≤ {} in {directory}{free}\n", bytes(disk.bytes))
+    };
+    let mut text: String = plan.disk.iter().map(line).collect();
+    let samples = |stage: &PlanStage| !stage.rewards.is_empty() && stage.kind != "eval";
+    let is_open = |stage: &PlanStage| stage.steps == 0 && samples(stage);
+    let open: Vec<String> = (plan.stages.iter().filter(|stage| is_open(stage)))
+        .map(|stage| one_line(&stage.name))
+        .collect();
+    if !text.is_empty() && !open.is_empty() {
+        text += &format!(
+            "without the rollouts of {}: how many steps there are is known later\n",
+            open.join(", ")
+        );
     }
     text
 }

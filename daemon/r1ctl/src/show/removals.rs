@@ -53,13 +53,17 @@ pub(crate) fn pruned(removed: &Removed, look: Look) -> String {
         .iter()
         .fold(0u64, |sum, job| sum.saturating_add(job.bytes));
     let jobs = removed.jobs.len();
+    let jobs = match jobs {
+        1 => "1 job".to_owned(),
+        many => format!("{many} jobs"),
+    };
     let would = if removed.dry_run {
-        "would be free"
+        "would be freed"
     } else {
-        "are free, or soon"
+        "freed as the files are removed, in the background"
     };
     format!(
-        "{}\n{jobs} jobs, {} {would}\n",
+        "{}\n{jobs}, {} {would}\n",
         table(look, &columns, gone.chain(kept).collect()),
         bytes(sum)
     )

@@ -1,18 +1,19 @@
 //! `r1ctl why`: the chain of waits.
 
 use crate::format::duration;
-use crate::terminal::{Look, one_line};
+use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::why::{Wait, Why};
 
 pub(crate) fn why(why: &Why, look: Look) -> String {
-    let mut text = format!("job {} is {}", look.bold(&why.job.0), look.state(why.state));
+    let (job, state) = (look.bold(&why.job.0), look.state(why.state));
+    if why.state.is_final() {
+        let error = why.error.as_ref();
+        let error = error.map_or_else(String::new, |error| format!(": {}", printable(error)));
+        return format!("job {job} {state}{error}\n");
+    }
+    let mut text = format!("job {job} is {state}");
     if why.waits.is_empty() {
-        return text
-            + if why.state.is_final() {
-                "\n"
-            } else {
-                " and waits for nothing\n"
-            };
+        return text + " and waits for nothing\n";
     }
     text.push('\n');
     for (depth, wait) in why.waits.iter().enumerate() {
@@ -27,7 +28,6 @@ pub(crate) fn why(why: &Why, look: Look) -> String {
 }
 
 fn line(wait: &Wait, look: Look) -> String {
-    let since = format!("for {}", duration(wait.since_s));
     // `deadline_s` counts from the same moment as `since_s`. A wait beyond it is a bug of the
     // daemon, and is shown as one.
     let deadline = match wait.deadline_s {
@@ -38,9 +38,9 @@ fn line(wait: &Wait, look: Look) -> String {
         None => look.dim("no deadline"),
     };
     format!(
-        "{} waits for {} {}, {deadline}",
+        "{} has waited {}, {deadline}, for {}",
         look.bold(&one_line(&wait.owner)),
-        one_line(&wait.waits_for),
-        look.dim(&since)
+        duration(wait.since_s),
+        one_line(&wait.waits_for)
     )
 }

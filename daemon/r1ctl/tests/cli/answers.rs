@@ -5,7 +5,7 @@ use crate::fixtures as fix;
 use crate::harness::{Home, golden};
 use crate::shape::shape;
 use r1d_proto::control::error::{ControlError, ErrorKind};
-use r1d_proto::control::job::JobSummary;
+use r1d_proto::control::job::{JobSummary, State};
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::ids::JobId;
 use serde_json::Value;
@@ -218,7 +218,7 @@ fn trace() {
 fn samples_in_order_is_the_default() {
     let home = Home::new();
     let daemon = FakeDaemon::answering(&home.socket(), Response::Samples(vec![]));
-    let run = home.run(&["samples", "k3v"]).expect(0);
+    let run = home.run(&["samples", "k3v"]).expect(1);
     let request = Request::Samples {
         job: "k3v".into(),
         stage: None,
@@ -229,10 +229,13 @@ fn samples_in_order_is_the_default() {
     assert_eq!(daemon.requests(), [request]);
     assert_eq!(
         (run.stdout.as_str(), run.stderr.as_str()),
-        ("", "no samples of this stage and step are committed\n")
+        (
+            "",
+            "error: no samples of this stage and step are committed\n"
+        )
     );
     assert_eq!(
-        home.run(&["samples", "k3v", "-o", "json"]).expect(0).stdout,
+        home.run(&["samples", "k3v", "-o", "json"]).expect(1).stdout,
         "[]\n"
     );
 }
@@ -322,7 +325,11 @@ fn a_command_for_several_jobs_does_what_it_can() {
     let run = home.run(&["pause", "a", "b", "c"]).expect(1);
     assert_eq!(run.stdout, "paused a\npaused c\n");
     assert!(run.stderr.contains("is bob's"), "{}", run.stderr);
-    assert_eq!(daemon.requests().len(), 3);
+    let run = home.run(&["pause", "a", "b", "c", "-o", "json"]).expect(1);
+    let paused: Vec<Value> = serde_json::from_str(&run.stdout).expect("one document");
+    let ids: Vec<&str> = paused.iter().filter_map(|it| it["job"].as_str()).collect();
+    assert_eq!(ids, ["a", "c"]);
+    assert_eq!(daemon.requests().len(), 6);
 }
 
 #[test]
@@ -330,6 +337,14 @@ fn a_list_can_be_cut_to_states_and_an_owner() {
     let home = Home::new();
     let mut jobs = fix::jobs();
     jobs[1].owner = Some("bob".into());
+    // A job of each state, by its name.
+    for state in [State::Paused, State::Succeeded, State::Cancelled] {
+        jobs.push(JobSummary {
+            job: JobId(state.name().into()),
+            state,
+            ..jobs[0].clone()
+        });
+    }
     let _daemon = FakeDaemon::answering(&home.socket(), Response::Jobs(jobs));
     let listed = |words: &[&str]| {
         let run = home
@@ -342,6 +357,10 @@ fn a_list_can_be_cut_to_states_and_an_owner() {
     assert_eq!(listed(&["--state", "failed"]), "zz9y8x7w");
     assert_eq!(listed(&["--state", "failed,queued"]), "b81m0c2d zz9y8x7w");
     assert_eq!(listed(&["--owner", "bob"]), "b81m0c2d");
+    assert_eq!(
+        listed(&["--state", "ended"]),
+        "zz9y8x7w succeeded cancelled"
+    );
     assert_eq!(listed(&["--owner", "bob", "--state", "failed"]), "");
     let run = home.run(&["list", "--state", "dead"]).expect(64);
     assert!(run.stderr.contains("paused"), "{}", run.stderr);
@@ -402,12 +421,16 @@ fn prune() {
         "{}",
         run.stderr
     );
-    let by_configuration = Request::Prune {
+    home.run(&["prune", "--keep-final=false"]).expect(0);
+    let by_configuration = |keep_final| Request::Prune {
         older_than_s: None,
-        keep_final: None,
+        keep_final,
         dry_run: false,
     };
-    assert_eq!(daemon.requests(), vec![by_configuration]);
+    assert_eq!(
+        daemon.requests(),
+        [by_configuration(None), by_configuration(Some(false))]
+    );
 }
 
 #[test]
@@ -428,5 +451,15 @@ fn an_empty_list_says_what_to_do_on_stderr() {
     assert_eq!(
         (run.stdout.as_str(), run.stderr.as_str()),
         ("", "no jobs yet; queue one: r1ctl submit JOB.TOML\n")
+    );
+}
+
+#[test]
+fn what_became_of_an_ended_job_is_told_with_its_error() {
+    let home = Home::new();
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::Why(fix::bare_why()));
+    assert_eq!(
+        home.run(&["why", "k3v"]).expect(0).stdout,
+        "job k3v9qx7a failed: stage `reasoning` step 13 of 120: the disk is full\n"
     );
 }

@@ -5,7 +5,7 @@ use r1d_proto::control::job::{
     Activity, EvalExample, EvalResult, JobStatus, JobSummary, StageStatus, State,
 };
 use r1d_proto::control::node::{DeviceStatus, NodeStatus};
-use r1d_proto::control::plan::{Plan, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
 use r1d_proto::control::removal::{KeptJob, RemovalExtent, Removed, RemovedJob};
 use r1d_proto::control::why::{Wait, Why};
 use r1d_proto::ids::JobId;
@@ -369,6 +369,7 @@ pub(crate) fn why() -> Why {
                 Some(600.0),
             ),
         ],
+        error: None,
     }
 }
 
@@ -453,6 +454,11 @@ pub(crate) fn plan() -> Plan {
         warnings: vec![
             "max_completion_length = 128 cuts off 12 of the 100 longest references".into(),
         ],
+        disk: vec![PlanDisk {
+            directory: "/var/lib/r1d".into(),
+            bytes: 1858 << 20,
+            free: Some(300 << 30),
+        }],
         resolved: "name = \"arithmetic\"\nseed = 17\n".into(),
     }
 }
@@ -515,6 +521,7 @@ pub(crate) fn bare_sample() -> Sample {
 pub(crate) fn bare_plan() -> Plan {
     Plan {
         parameters: None,
+        disk: Vec::new(),
         ..plan()
     }
 }
@@ -522,7 +529,8 @@ pub(crate) fn bare_plan() -> Plan {
 pub(crate) fn bare_why() -> Why {
     Why {
         waits: vec![],
-        state: State::Succeeded,
+        state: State::Failed,
+        error: Some("stage `reasoning` step 13 of 120: the disk is full".into()),
         ..why()
     }
 }

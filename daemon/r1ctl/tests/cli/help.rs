@@ -141,3 +141,40 @@ fn help_and_version_are_no_errors() {
     );
     home.run(&["-h"]).expect(0);
 }
+
+#[test]
+fn words_above_columns_are_explained() {
+    let home = Home::new();
+    for word in [
+        "DURABLE",
+        "durable",
+        "HOST MEMORY",
+        "HOST MEMORY ≤",
+        "SNAPSHOT",
+        "GRADIENTS",
+        "VALUE MODEL",
+        "REWARD MODELS",
+        "JUDGES",
+        "DATA SET",
+    ] {
+        let said = home.run(&["explain", word]).expect(0).stdout;
+        assert!(said.contains(" above a column\n  "), "{word}: {said}");
+    }
+    let both = home.run(&["explain", "checkpoints"]).expect(0).stdout;
+    assert!(both.starts_with("CHECKPOINTS above a column\n"), "{both}");
+    let key = home.run(&["explain", "learning_rate"]).expect(0).stdout;
+    assert!(!key.contains("above a column"), "{key}");
+}
+
+/// A variable that names the socket is no word of the command line, and no usage asks for it.
+#[test]
+fn a_usage_line_asks_for_no_socket() {
+    let home = Home::new();
+    let mut command = home.command(&["status"]);
+    let refused = command.env("R1D_SOCKET", "/run/x.sock").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("Usage: r1ctl status") && !said.contains("--socket"),
+        "{said}"
+    );
+}

@@ -6,7 +6,7 @@ use crate::harness::{Home, golden};
 use crate::shape::shape;
 use r1d_proto::control::{Request, Response};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn lines() -> Vec<Act> {
     let (first, rest) = (fix::log_lines().remove(0), fix::log_lines().split_off(1));
@@ -55,6 +55,21 @@ fn lines_are_printed_until_the_daemon_ends_the_stream() {
         since_s: Some(5400),
     };
     assert_eq!(daemon.requests().last(), Some(&asked));
+    // A time as the log has it: the line of that second is one of them.
+    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let before = now();
+    home.run(&["logs", "k3v", "--since", "2001-09-09T01:46:40Z"])
+        .expect(0);
+    let Some(Request::Logs { since_s, .. }) = daemon.requests().pop() else {
+        panic!("a request for the log");
+    };
+    let from = |now: u64| now + 1 - 1_000_000_000;
+    assert!((from(before)..=from(now())).contains(&since_s.unwrap()));
+    let refused = home
+        .run(&["logs", "k3v", "--since", "yesterday"])
+        .expect(64)
+        .stderr;
+    assert!(refused.contains("as in 10m or 2h, or when"), "{refused}");
 }
 
 #[test]

@@ -163,6 +163,15 @@ fn plan() {
         "table/plan.txt",
         &home.run(&["plan", "job.toml"]).expect(0).stdout,
     );
+    let toml = home.run(&["plan", "job.toml", "--toml"]).expect(0).stdout;
+    assert_eq!(toml, fix::plan().resolved);
+    for stage in fix::plan().stages {
+        let amounts = [stage.memory, stage.host_memory, stage.disk];
+        for holder in amounts.iter().flat_map(|amounts| amounts.keys()) {
+            let said = home.run(&["explain", &holder.to_uppercase()]).expect(0);
+            assert!(said.stdout.contains(" above a column\n  "), "{holder}");
+        }
+    }
     let json = home
         .run(&["plan", "job.toml", "-o", "json"])
         .expect(0)
@@ -227,10 +236,12 @@ fn waiting_goes_from_the_id_to_the_summary() {
 fn explain_is_of_the_table_that_checks_the_keys() {
     let home = Home::new();
     let text = home.run(&["explain", "num_generations"]).expect(0).stdout;
-    assert!(text.contains("num_generations"), "{text}");
-    let run = home.run(&["explain", "num_generation"]).expect(1);
+    assert!(text.starts_with("stage.num_generations in"), "{text}");
+    let by_part = home.run(&["explain", "num_generation"]).expect(0);
+    assert_eq!(by_part.stdout, text);
+    let run = home.run(&["explain", "num_generatoins"]).expect(1);
     assert!(
-        run.stdout.is_empty() && run.stderr.contains("num_generations"),
+        run.stdout.is_empty() && run.stderr.contains("the nearest is `num_generations`"),
         "{}",
         run.stderr
     );
