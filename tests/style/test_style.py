@@ -292,5 +292,5 @@ def test_controller_and_node_know_each_other_by_messages_alone():
     assert "link" in reached("node") and "controller" not in reached("node")
     assert "link" in reached("controller") and "node" not in reached("controller")
     assert {"node", "controller"} <= reached("r1d")
-    tensors = {"torch", "model", "learn", "sampler", "kernels", "worker"}
+    tensors = {"torch", "collectives", "model", "learn", "sampler", "kernels", "worker"}
     assert not tensors & (reached("node") | reached("controller"))

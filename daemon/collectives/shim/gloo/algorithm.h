@@ -1,0 +1,1 @@
+// See context.h: libtorch's header asks for this file and uses nothing of it.

@@ -1,0 +1,169 @@
+//! A group by the name of its transport. Before any transport is tried, all ranks say at the
+//! rendezvous that they are there and what they are, so that one that is missing, or of another
+//! build, is named.
+
+use crate::backend::BackendError;
+use crate::flight::ranks_of;
+use crate::gloo::Gloo;
+use crate::process_group::ProcessGroup;
+use crate::rendezvous::{Below, Rendezvous, RendezvousError};
+use r1d_proto::world::{Clock, SharedClock};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How the bytes of a group travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// libtorch's Gloo: TCP, for tensors on the CPU.
+    Gloo {
+        /// The name or address at which the other ranks reach this one.
+        host: String,
+    },
+    /// NVIDIA's NCCL, for tensors on GPUs. Not built in yet: it is refused.
+    Nccl,
+}
+
+/// What a rank says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number in the group, from 0.
+    pub rank: usize,
+    /// Ranks of the group, as this rank knows it.
+    pub size: usize,
+    /// What has to be the same on all ranks for their numbers to fit together: the build, the
+    /// version of libtorch.
+    pub build: String,
+}
+
+/// A group that did not come together.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// These ranks did not come in time.
+    #[error("group `{group}`: {} did not come within {within:?}", ranks_of(.missing))]
+    Missing {
+        /// The group.
+        group: String,
+        /// The ranks that did not come.
+        missing: Vec<usize>,
+        /// How long they were waited for.
+        within: Duration,
+    },
+    /// A rank is not what this one is.
+    #[error(
+        "group `{group}`: rank {} is one of {} ranks of build {}, rank {} one of {} of build {}: \
+         all ranks of a gang run the same program with the same libtorch",
+        .own.rank, .own.size, .own.build, .other.rank, .other.size, .other.build
+    )]
+    Unlike {
+        /// The group.
+        group: String,
+        /// This rank.
+        own: Box<Member>,
+        /// The first rank that differs.
+        other: Box<Member>,
+    },
+    /// The transport is not part of this build.
+    #[error("group `{group}`: transport `nccl` is not built into this r1d: use `gloo`")]
+    NotBuiltIn {
+        /// The group.
+        group: String,
+    },
+    /// The transport did not connect the ranks.
+    #[error("group `{group}`: the ranks cannot be connected: {cause}")]
+    Transport {
+        /// The group.
+        group: String,
+        /// The transport's own text.
+        cause: BackendError,
+    },
+    /// The rendezvous failed.
+    #[error("group `{group}`: {cause}")]
+    Rendezvous {
+        /// The group.
+        group: String,
+        /// What failed.
+        cause: RendezvousError,
+    },
+}
+
+/// Brings a group together: waits for all ranks, checks that they are alike, and connects them.
+/// `name` is unique at the rendezvous (job, epoch, group); all is done `within` this time.
+pub fn open(
+    name: &str,
+    own: &Member,
+    transport: &Transport,
+    rendezvous: Arc<dyn Rendezvous>,
+    clock: SharedClock,
+    within: Duration,
+) -> Result<ProcessGroup, OpenError> {
+    let Transport::Gloo { host } = transport else {
+        return Err(OpenError::NotBuiltIn {
+            group: name.to_owned(),
+        });
+    };
+    let until = clock.now() + within;
+    let below = Below::new(name, Arc::clone(&rendezvous));
+    let members = meet(name, own, &below, &*clock, within)?;
+    if let Some(other) = members
+        .into_iter()
+        .find(|m| m.size != own.size || m.build != own.build)
+    {
+        return Err(OpenError::Unlike {
+            group: name.to_owned(),
+            own: Box::new(own.clone()),
+            other: Box::new(other),
+        });
+    }
+    let left = until.saturating_sub(clock.now());
+    let store = Arc::new(Below::new("gloo", Arc::new(below)));
+    let backend = Gloo::open(own.rank, own.size, host, store, left).map_err(|cause| {
+        OpenError::Transport {
+            group: name.to_owned(),
+            cause,
+        }
+    })?;
+    Ok(ProcessGroup::new(
+        name,
+        Box::new(backend),
+        rendezvous,
+        clock,
+    ))
+}
+
+/// Says that this rank is there, and waits for all others.
+fn meet(
+    group: &str,
+    own: &Member,
+    rendezvous: &dyn Rendezvous,
+    clock: &dyn Clock,
+    within: Duration,
+) -> Result<Vec<Member>, OpenError> {
+    let failed = |cause| OpenError::Rendezvous {
+        group: group.to_owned(),
+        cause,
+    };
+    let unreadable = |e: postcard::Error| failed(RendezvousError::Unreachable(e.to_string()));
+    let key = |rank: usize| format!("member/{rank}");
+    let value = postcard::to_allocvec(own).map_err(unreadable)?;
+    rendezvous.set(&key(own.rank), &value).map_err(failed)?;
+    let until = clock.now() + within;
+    let mut members = Vec::with_capacity(own.size);
+    let mut missing = Vec::new();
+    for rank in 0..own.size {
+        let left = until.saturating_sub(clock.now());
+        match rendezvous.get(&key(rank), left) {
+            Ok(value) => members.push(postcard::from_bytes(&value).map_err(unreadable)?),
+            Err(RendezvousError::Absent { .. }) => missing.push(rank),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(members);
+    }
+    Err(OpenError::Missing {
+        group: group.to_owned(),
+        missing,
+        within,
+    })
+}
