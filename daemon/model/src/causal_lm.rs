@@ -434,7 +434,8 @@ impl CausalLm {
             AttentionSizes::Grouped(sizes) => self.config.blueprint.rotary_dims() == sizes.head_dim,
             AttentionSizes::Latent(_) => true,
         };
-        let plain = !self.config.scores && !(self.fp8 && self.lora.is_some());
+        let rounds_adapted = self.fp8 && self.lora.is_some();
+        let plain = !(self.config.scores || rounds_adapted);
         let Some(layers) = self.decoder.layers().filter(|_| plain && whole_heads) else {
             return Ok(None);
         };

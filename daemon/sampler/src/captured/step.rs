@@ -105,9 +105,12 @@ impl Step<'_> {
     /// Computes y = x Wᵀ, or y += x Wᵀ where it `adds`. In FP8 x is rounded in its place.
     fn linear(&self, x: &Tensor, weight: &Tensor, (y, adds): (&Tensor, bool)) -> Result<()> {
         let gpu = self.gpu;
-        let wide = |weight: &Tensor| match adds {
-            true => gpu.add_linear(x, weight, y),
-            false => gpu.linear(x, weight, y),
+        let wide = |weight: &Tensor| {
+            if adds {
+                gpu.add_linear(x, weight, y)
+            } else {
+                gpu.linear(x, weight, y)
+            }
         };
         let Some((kernels, rounded)) = self.rounded(weight) else {
             return wide(weight);
