@@ -104,9 +104,12 @@ pub(crate) fn plan(
 fn disk(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Vec<PlanDisk> {
     let to = job.checkpoint.to.as_deref().unwrap_or(state_dir);
     let mut needs: BTreeMap<&Path, u64> = BTreeMap::new();
-    // What is taken over is linked.
-    let done = stages.iter().filter(|stage| stage.reused_from.is_none());
-    for (what, bytes) in done.flat_map(|stage| &stage.disk) {
+    let amounts = stages.iter().flat_map(|stage| {
+        // What is taken over is linked; the model that the job leaves is written.
+        let is_written = move |what: &String| stage.reused_from.is_none() || what == "final";
+        stage.disk.iter().filter(move |(what, _)| is_written(what))
+    });
+    for (what, bytes) in amounts {
         let dir = if what == "checkpoints" { to } else { state_dir };
         let sum = needs.entry(dir).or_default();
         *sum = sum.saturating_add(*bytes);
@@ -266,10 +269,10 @@ mod tests {
             )
         };
         let (together, _) = of(text.into());
-        assert_eq!(together, [("/".into(), (1 << 62) + 20)]);
+        assert_eq!(together, [("/".into(), (1 << 62) + 25)]);
         let (apart, warning) = of(format!("{text}{to}"));
         let elsewhere = ("/nowhere/else".into(), (1 << 62) + 10);
-        assert_eq!(apart, [("/".into(), 10), elsewhere]);
+        assert_eq!(apart, [("/".into(), 15), elsewhere]);
         assert!(
             warning
                 .unwrap()

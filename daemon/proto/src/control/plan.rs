@@ -19,7 +19,7 @@ pub struct Plan {
     /// What looks like a mistake in the job file, but may be meant.
     pub warnings: Vec<String>,
     /// What all stages together leave on disk at most, by directory: the daemon's state directory,
-    /// and `checkpoint.to` if the job has it. Stages that are taken over leave nothing.
+    /// and `checkpoint.to` if the job has it. Stages that are taken over leave nothing but `final`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<PlanDisk>,
     /// The job file with every default filled in.
