@@ -189,11 +189,5 @@ __device__ __forceinline__ void product(const Number *x, const unsigned char *w,
 
 KERNEL(1, 1, 3)
 KERNEL(1, 2, 3)
-KERNEL(1, 4, 2)
-KERNEL(2, 1, 3)
-KERNEL(2, 2, 2)
-KERNEL(2, 4, 2)
-KERNEL(2, 8, 1)
-KERNEL(4, 4, 1)
 
 #endif

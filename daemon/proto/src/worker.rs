@@ -375,11 +375,10 @@ pub struct WeightCopies {
     pub fp8: bool,
 }
 
-/// What is decoded so unless something else is asked for. Neither is before the tests of the
-/// sampler's `captured` have gone well with it on a GPU, and the speed of both was measured.
+/// What is decoded so unless something else is asked for.
 pub const WEIGHT_COPIES: WeightCopies = WeightCopies {
-    adapted: false,
-    fp8: false,
+    adapted: true,
+    fp8: true,
 };
 
 /// Tokens that a slot's length is a multiple of, so that products over a slot's keys have few
