@@ -5,28 +5,14 @@
 //! each crate with a binary or tests over libtorch has a build script of its own that reads
 //! `DEP_R1D_TORCH_LIB` and sets the run path.
 
-use std::path::PathBuf;
+mod compile_shim;
 
 fn main() {
     println!("cargo::rerun-if-changed=shim");
-    let lib = PathBuf::from(
-        std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch folder"),
-    );
-    let include = lib
-        .parent()
-        .expect("libtorch has a lib folder")
-        .join("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .pic(true)
-        .opt_level(2)
-        .warnings(false)
-        .flag_if_supported("-Wno-psabi")
+    let lib = compile_shim::libraries();
+    compile_shim::compiler(&lib)
         // Without it libtorch's parallel_for, a template, runs on one thread.
         .flag("-fopenmp")
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
         .files([
             "shim/shim.cpp",
             "shim/memory.cpp",
@@ -49,8 +35,5 @@ fn main() {
         println!("cargo::rustc-link-lib=dylib=gomp")
     }
     println!("cargo::metadata=lib={}", lib.display());
-    println!(
-        "cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}",
-        lib.display()
-    );
+    compile_shim::set_run_path(&lib);
 }

@@ -1,6 +1,7 @@
 //! Attention that tch does not bind: of one query per sequence over a cache on the CPU, in one pass
 //! over keys and values; of whole sequences without padding on a GPU.
 
+use crate::even_gradients;
 use crate::function::differentiable;
 use crate::shim::{self, KernelError, TorchError, check};
 use tch::{Kind, Tensor};
@@ -80,9 +81,9 @@ pub fn varlen(
 /// `key` and `value` `[B, Hk, L, d]` bfloat16 on a GPU of the Hopper generation → `[B, H, L, d]`.
 /// Differentiable.
 ///
-/// Forward it is cuDNN's, which takes little more than half the time of FlashAttention 2 there;
-/// backward FlashAttention 2's, because cuDNN's adds in any order. cuDNN makes a plan for each new
-/// shape, which takes a tenth of a second.
+/// It is cuDNN's, which takes half the time of FlashAttention 2 there; backward not as libtorch
+/// calls it, which adds in any order, and FlashAttention 2's deterministic kernels where sequences
+/// are too long for that. cuDNN makes a plan for each new shape, which takes half a second.
 pub fn even(
     query: &Tensor,
     key: &Tensor,
@@ -121,6 +122,10 @@ fn even_backward(
     lse: &Tensor,
     scale: f64,
 ) -> Result<[Tensor; 3], TorchError> {
+    let kept = [query, key, value];
+    if let Some(found) = even_gradients::causal_gradients(gradient, kept, (out, lse), scale)? {
+        return Ok(found);
+    }
     let mut found = [std::ptr::null_mut(); 3];
     let [of_query, of_key, of_value] = &mut found;
     // SAFETY: as above.

@@ -40,14 +40,20 @@ pub enum DeviceError {
     Torch(#[from] TorchError),
 }
 
-/// Parses `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Only the name is checked; [`open`] checks that
+/// Parses `cpu`, `cpu:N` (one of several devices that share the CPU), `cuda` (= `cuda:0`) or
+/// `cuda:N`. Only the name is checked; [`open`] checks that
 /// the device exists.
 pub fn parse(name: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown(name.to_owned());
+    let is_number = |index: &str| index.bytes().all(|b| b.is_ascii_digit());
     match name.split_once(':') {
         None if name == "cpu" => Ok(Device::Cpu),
         None if name == "cuda" => Ok(Device::Cuda(0)),
-        Some(("cuda", index)) if index.bytes().all(|b| b.is_ascii_digit()) => {
+        Some(("cpu", index)) if is_number(index) => {
+            let number = index.parse::<usize>();
+            number.map(|_| Device::Cpu).map_err(|_| unknown())
+        }
+        Some(("cuda", index)) if is_number(index) => {
             index.parse().map(Device::Cuda).map_err(|_| unknown())
         }
         _ => Err(unknown()),
@@ -96,12 +102,14 @@ mod tests {
     #[test]
     fn names_of_devices() {
         assert_eq!(parse("cpu"), Ok(Device::Cpu));
+        assert_eq!(parse("cpu:1"), Ok(Device::Cpu));
         assert_eq!(parse("cuda"), Ok(Device::Cuda(0)));
         assert_eq!(parse("cuda:3"), Ok(Device::Cuda(3)));
         for bad in [
             "",
             "gpu",
-            "cpu:0",
+            "cpu:",
+            "cpu:x",
             "cuda:",
             "cuda:x",
             "cuda:-1",

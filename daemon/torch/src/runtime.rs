@@ -1,7 +1,17 @@
-//! Switches of the libtorch process: threads, determinism, denormals, inference mode.
+//! The libtorch of this process: its version, and its switches (threads, determinism, denormals,
+//! inference mode).
 
 use crate::shim::{self, TorchError, check};
 use tch::Tensor;
+
+/// The version of the libtorch that this process runs, which may be another than the one that it
+/// was compiled with: `2.11.0`.
+pub fn version() -> String {
+    // SAFETY: it returns a constant of the library's: a byte each, the highest first.
+    let version = unsafe { shim::aoti_torch_abi_version() };
+    let [major, minor, patch, ..] = version.to_be_bytes();
+    format!("{major}.{minor}.{patch}")
+}
 
 /// Sets the OpenMP threads inside one operation. `LIM-1`: the worker sets it once, at start.
 pub fn set_threads(count: u32) -> Result<(), TorchError> {
@@ -120,6 +130,11 @@ pub fn inference<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_library() {
+        assert_eq!(version(), "2.11.0");
+    }
 
     #[test]
     fn threads_can_be_set() {

@@ -35,6 +35,8 @@ pub(crate) type GradientFunction = unsafe extern "C" fn(
 ) -> *mut c_char;
 
 unsafe extern "C" {
+    /// libtorch's own (`torch/csrc/inductor/aoti_torch/c/shim.h`).
+    pub(crate) fn aoti_torch_abi_version() -> u64;
     pub(crate) fn r1d_set_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_threads() -> c_int;
     pub(crate) fn r1d_set_interop_threads(count: c_int) -> *mut c_char;
@@ -171,17 +173,28 @@ pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec
 
 /// Turns the shim's message, if any, into an error.
 pub(crate) fn check(call: &'static str, message: *mut c_char) -> Result<(), TorchError> {
-    if message.is_null() {
-        return Ok(());
+    // SAFETY: the shim's functions return what `guarded` does.
+    match unsafe { guarded_message(message) } {
+        None => Ok(()),
+        Some(message) => Err(TorchError { call, message }),
     }
-    // SAFETY: the shim returns null or a NUL-terminated string from malloc that is ours to free.
+}
+
+/// Takes the message of the C++ exception that `guarded` (`shim/guarded.h`) caught; `None` where
+/// there was none.
+///
+/// # Safety
+/// `message` is what `guarded` returned: null, or a NUL-terminated text from malloc that nobody
+/// else frees.
+pub unsafe fn guarded_message(message: *mut c_char) -> Option<String> {
+    if message.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(message) }
         .to_string_lossy()
         .trim_end()
         .to_owned();
     unsafe { free(message.cast()) };
-    Err(TorchError {
-        call,
-        message: text,
-    })
+    Some(text)
 }
