@@ -11,14 +11,16 @@ import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
 CUDA = HERE.parents[1] / "daemon/kernels/cuda"
-# Sixteens of a matrix's rows, and eights of rows, that a block multiplies.
-FP8_TILES = [(1, 1), (1, 2)]
+# Rows of x that a block of a product in FP8 takes.
+FP8_TILES = [8, 16]
 NAMES = {
     "attention.cu": ["rotate_and_store", "attend"],
     "attention_mma.cu": ["rotate_and_attend_4", "rotate_and_attend_8"],
     "draw.cu": ["draw"],
     "few.cu": [f"{what}_{rows}" for what in ["normed", "plain", "gated", "added"] for rows in [1, 2, 4]],
-    "fp8.cu": ["round_rows"] + [f"product_{high}_{wide}" for high, wide in FP8_TILES],
+    "fp8.cu": ["round_rows", "rms_norm_rounded", "silu_mul_rounded"]
+    + [f"{product}_{rows}" for product in ("product", "gated") for rows in FP8_TILES],
+    "layer.cu": ["embed", "rms_norm", "silu_mul"],
     "merge.cu": ["merge"],
     "latent.cu": ["store_latent", "rotate_query", "attend_latent"],
     "latent_mma.cu": ["attend_latent_mma"],

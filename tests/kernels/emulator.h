@@ -230,11 +230,20 @@ inline void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, 
         return 0;
     });
 }
-inline u32 times_2_120(u32 pair) {
-    const float factor = std::ldexp(1.0f, 120);
-    return to_bfloat16s(__uint_as_float(pair << 16) * factor,
-                        __uint_as_float(pair & 0xffff0000u) * factor);
+inline u32 times(u32 a, u32 b) {
+    return to_bfloat16s(__uint_as_float(a << 16) * __uint_as_float(b << 16),
+                        __uint_as_float(a & 0xffff0000u) * __uint_as_float(b & 0xffff0000u));
 }
+inline u32 to_e4m3(float x) {
+    const u32 sign = __float_as_uint(x) >> 24 & 0x80;
+    const float size = std::min(std::fabs(x), 448.0f);
+    // Below the smallest normal number the steps are 2^-9.
+    if (size < 0.015625f)
+        return sign | (u32)std::rint(size * 512.0f);
+    const u32 bits = __float_as_uint(size);
+    return sign | ((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3);
+}
+inline u32 to_e4m3s(float low, float high) { return to_e4m3(low) | to_e4m3(high) << 8; }
 inline u32 transpose(u32 pair) {
     return together(pair, [](auto of) {
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;

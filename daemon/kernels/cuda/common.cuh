@@ -1,4 +1,4 @@
-// What every kernel needs. The host puts this text behind ptx.cuh's and before a kernel's own, and
+// What kernels share. The host puts this text behind ptx.cuh's and before a kernel's own, and
 // defines BFLOAT16 as 1 or 0: the dtype of weights, activations and cache.
 
 // A number, and eight neighbouring ones, which are read and written in accesses of 16 bytes and
@@ -73,4 +73,59 @@ __device__ __forceinline__ float warp_sum(float x) {
     for (int distance = 16; distance > 0; distance /= 2)
         x += __shfl_xor_sync(0xffffffffu, x, distance);
     return x;
+}
+
+__device__ __forceinline__ float largest_of(const float (&values)[8], float largest) {
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        largest = fmaxf(largest, fabsf(values[j]));
+    return largest;
+}
+
+// 1 / sqrt(mean(x²) + epsilon) of a row x [width], by the whole block, statistics in float32.
+__device__ __forceinline__ float norm_of_row(const Number *x, int width, float epsilon) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
+        float values[8];
+        load(x + i, values);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            sum += values[j] * values[j];
+    }
+    __shared__ float sums[32];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    float total = 0.0f;
+    for (int warp = 0; warp < blockDim.x / 32; warp++)
+        total += sums[warp];
+    return rsqrtf(total / (float)width + epsilon);
+}
+
+// w x times a row's scale, of eight numbers.
+__device__ __forceinline__ Eight normed_eight(const Number *x, const Number *w, float scale) {
+    float values[8], weights[8];
+    load(x, values);
+    load(w, weights);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        values[j] *= scale * weights[j];
+    return Eight::of(values);
+}
+
+// silu(gate) · up, rounded between the two operations, as libtorch's silu and product are.
+__device__ __forceinline__ float gated(float gate, float up) {
+    return wide(narrow(gate / (1.0f + expf(-gate)))) * up;
+}
+
+// The same of eight numbers.
+__device__ __forceinline__ Eight gate_eight(const Number *gate, const Number *up) {
+    float values[8], of_up[8];
+    load(gate, values);
+    load(up, of_up);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        values[j] = gated(values[j], of_up[j]);
+    return Eight::of(values);
 }

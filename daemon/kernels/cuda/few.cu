@@ -92,11 +92,8 @@ __device__ __forceinline__ void product(const Number *from, const Weights<SHAPE>
             ((Number *)y)[at] = narrow(wide(((Number *)y)[at]) + sum[r]);
         else if (SHAPE == PLAIN)
             ((Number *)y)[at] = narrow(sum[r]);
-        else {
-            const float gate = wide(narrow(sum[r]));
-            const float silu = wide(narrow(gate / (1.0f + expf(-gate))));
-            ((Number *)y)[at] = narrow(silu * wide(narrow(up[r])));
-        }
+        else
+            ((Number *)y)[at] = narrow(gated(wide(narrow(sum[r])), wide(narrow(up[r]))));
     }
 }
 

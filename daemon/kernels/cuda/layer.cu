@@ -17,34 +17,10 @@ extern "C" __global__ void embed(const int *ids, const Number *table, Number *h,
 extern "C" __global__ void rms_norm(const Number *x, const Number *w, Number *y, int width,
                                     float epsilon) {
     take_turn();
-    const Number *from = x + (i64)blockIdx.x * width;
-    Number *to = y + (i64)blockIdx.x * width;
-    float sum = 0.0f;
-    for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
-        float values[8];
-        load(from + i, values);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            sum += values[j] * values[j];
-    }
-    __shared__ float sums[32];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    float total = 0.0f;
-    for (int warp = 0; warp < blockDim.x / 32; warp++)
-        total += sums[warp];
-    const float scale = rsqrtf(total / (float)width + epsilon);
-    for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
-        float values[8], weights[8];
-        load(from + i, values);
-        load(w + i, weights);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            values[j] *= scale * weights[j];
-        store(values, to + i);
-    }
+    const i64 row = (i64)blockIdx.x * width;
+    const float scale = norm_of_row(x + row, width, epsilon);
+    for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8)
+        *(Eight *)(y + row + i) = normed_eight(x + row + i, w + i, scale);
 }
 
 // y = silu(gate) · up: gate_up [B, 2 · width], gate before up, y [B, width].
@@ -54,14 +30,5 @@ extern "C" __global__ void silu_mul(const Number *gate_up, Number *y, int width)
     if (i >= width)
         return;
     const Number *from = gate_up + (i64)blockIdx.x * 2 * width + i;
-    float gate[8], up[8];
-    load(from, gate);
-    load(from + width, up);
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-        // Rounded between the two operations, as libtorch's silu and product are.
-        const float silu = wide(narrow(gate[j] / (1.0f + expf(-gate[j]))));
-        gate[j] = silu * up[j];
-    }
-    store(gate, y + (i64)blockIdx.x * width + i);
+    *(Eight *)(y + (i64)blockIdx.x * width + i) = gate_eight(from, from + width);
 }

@@ -53,11 +53,18 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Two bfloat16, each times 2^120.
-__device__ __forceinline__ u32 times_2_120(u32 pair) {
+// The products of two pairs of bfloat16.
+__device__ __forceinline__ u32 times(u32 a, u32 b) {
     u32 result;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(pair), "r"(0x7b807b80u));
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
+}
+
+// Two numbers rounded to e4m3, the first in the low byte.
+__device__ __forceinline__ u32 to_e4m3s(float low, float high) {
+    u16 bits;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+    return bits;
 }
 
 // The transpose of a matrix [8, 8] of 16 bits, for a warp: a lane has columns 2t, 2t + 1 of row g,

@@ -22,6 +22,9 @@ const FEW_WARPS: u32 = 8;
 const FEW_BLOCKS: u32 = 1056;
 /// Shared memory that a block has without asking for more.
 const FEW_MAX_BYTES: i64 = 44 << 10;
+/// Most numbers of a matrix that [`DecodeKernels::few`] multiplies faster by four rows than cuBLAS
+/// (H200: 2.9 µs against 4.3 with [1152, 896], 12 against 7 with [9728, 896]).
+const FEW_MAX_NUMBERS_OF_FOUR: i64 = 1 << 22;
 
 /// What a draw reads and writes beside the logits, all on the device.
 pub struct Draw<'a> {
@@ -183,6 +186,12 @@ impl DecodeKernels {
             .address(address(y))
             .int(width as i32);
         gpu.stream().launch(self.silu_mul, launch, arguments)
+    }
+
+    /// Whether [`Self::few`] is faster than cuBLAS, and what is around it, with a matrix of this
+    /// many numbers and this many rows.
+    pub fn few_suits(rows: i64, numbers: i64) -> bool {
+        rows < 4 || numbers <= FEW_MAX_NUMBERS_OF_FOUR
     }
 
     /// Whether [`Self::few`] takes products of this many rows of `inner` numbers, norm included.

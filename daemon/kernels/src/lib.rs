@@ -49,7 +49,7 @@ pub use decode::{Cut, DecodeKernels, Draw, Few, kept_bytes};
 pub use driver::Graph;
 pub use error::{KernelError, Result};
 pub use experts::{Choice, ExpertSizes, Experts, Routing, Scores};
-pub use fp8::{Fp8Kernels, Fp8Matrix};
+pub use fp8::{Fp8Kernels, Fp8Matrix, Fp8Result};
 pub use gpu::{Gpu, peak_operations};
 pub use latent::{Compression, LatentAttention, LatentSizes, LatentToken};
 pub use latent_heads::LatentHeads;

@@ -6,7 +6,7 @@
 
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Sampling;
-use r1d_proto::worker::{Generate, Group, Slots, WeightCopies};
+use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::{SystemClock, counter_hash};
 use r1d_sampler::Sampler;
 use tch::Kind;
@@ -38,19 +38,8 @@ fn main() -> Result<(), Error> {
     for rows in batches {
         let rows: u32 = rows.parse()?;
         for &(own, top_p) in ways {
-            let sampler = || {
-                Sampler::new(
-                    &model,
-                    Slots::of(rows, prompt + new),
-                    false,
-                    SystemClock::shared(),
-                )
-            };
-            let copies = WeightCopies {
-                adapted: true,
-                fp8: true,
-            };
-            let sampler = sampler()?.with_weight_copies(copies);
+            let slots = Slots::of(rows, prompt + new);
+            let sampler = Sampler::new(&model, slots, false, SystemClock::shared())?;
             let mut sampler = sampler.with_own_kernels(own);
             let request = request(&model, rows, prompt, new, top_p);
             let mut best = 0.0f64;

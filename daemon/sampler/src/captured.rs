@@ -11,6 +11,7 @@
 
 mod buffers;
 mod kernels;
+mod products;
 mod step;
 
 use crate::error::Result;

@@ -11,10 +11,10 @@ use crate::row::Row;
 use crate::sampling_mask::Packer;
 use crate::schedule::{Changes, Place, Schedule};
 use crate::scheduler::Scheduler;
-use r1d_kernels::{KernelError, PAGE_TOKENS};
+use r1d_kernels::PAGE_TOKENS;
 use r1d_model::{Cache, CausalLm, Fault, Forward, Output, Places, kept_logprobs};
 use r1d_proto::rollout::Rollout;
-use r1d_proto::worker::{Generate, Metrics, Slots, WEIGHT_COPIES, WeightCopies};
+use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
 use r1d_torch::spans::span;
 use std::collections::BTreeMap;
@@ -37,8 +37,6 @@ pub struct Sampler {
     clock: SharedClock,
     /// Whether the kernels may be used.
     own_kernels: bool,
-    /// What they may decode by copies of weights.
-    weight_copies: WeightCopies,
     /// The kernels, once a request could use them.
     engine: Option<Engine>,
 }
@@ -112,7 +110,6 @@ impl Sampler {
             look_every,
             clock,
             own_kernels: model.device().is_cuda() && !invariant,
-            weight_copies: WEIGHT_COPIES,
             engine: None,
         })
     }
@@ -138,14 +135,6 @@ impl Sampler {
         }
     }
 
-    /// Sets which policies r1d's own kernels decode by copies of weights.
-    pub fn with_weight_copies(self, weight_copies: WeightCopies) -> Sampler {
-        Sampler {
-            weight_copies,
-            ..self
-        }
-    }
-
     /// Whether a request has decoded by r1d's own kernels.
     pub fn uses_own_kernels(&self) -> bool {
         self.own_kernels && self.engine.is_some()
@@ -157,14 +146,7 @@ impl Sampler {
         if !self.own_kernels || self.speculative || self.engine.is_some() {
             return;
         }
-        let WeightCopies { adapted, fp8 } = self.weight_copies;
-        let what = "adapters, or for FP8";
-        let opened = match (model.adapter().is_some(), model.is_fp8()) {
-            (true, _) if !adapted => Err(KernelError::Model { what }.into()),
-            (_, true) if !fp8 => Err(KernelError::Model { what }.into()),
-            _ => Engine::open(model),
-        };
-        match opened {
+        match Engine::open(model) {
             Ok(engine) => self.engine = Some(engine),
             Err(error) => {
                 unused(&error);

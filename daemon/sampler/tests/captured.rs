@@ -7,7 +7,7 @@ use r1d_model::{CausalLm, Forward, LoraSpec, Packed, token_logprobs};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::sampling_mask::TokenMask;
-use r1d_proto::worker::{Generate, Group, Slots, WeightCopies};
+use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::{SystemClock, counter_hash};
 use r1d_sampler::Sampler;
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,11 +264,6 @@ fn request(case: &Case, prompts: &[u32], samples: u32, new: u32, temperature: f3
     }
 }
 
-const ALL_COPIES: WeightCopies = WeightCopies {
-    adapted: true,
-    fp8: true,
-};
-
 /// Makes a sampler; what it compiles is kept for the others.
 fn sampler(model: &CausalLm, slots: u32, capacity: u32) -> Sampler {
     r1d_kernels::keep_compiled_in(&std::env::temp_dir().join("r1d-captured-kernels"));
@@ -279,7 +274,6 @@ fn sampler(model: &CausalLm, slots: u32, capacity: u32) -> Sampler {
         SystemClock::shared(),
     )
     .unwrap()
-    .with_weight_copies(ALL_COPIES)
 }
 
 type Rollouts = BTreeMap<(u32, u32), Rollout>;

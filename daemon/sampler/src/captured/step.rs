@@ -3,14 +3,13 @@
 use super::buffers::{AttentionBuffers, Buffers, ExpertBuffers};
 use super::kernels::{AttentionKernels, AttentionShape, Kernels, Shape};
 use r1d_kernels::{
-    CachePages, Choice, Compression, Cut, Draw, Experts, Few, Fp8Kernels, Fp8Matrix, Gpu,
-    KernelError, LatentAttention, LatentToken, PAGE_TOKENS, Rotation, Scratch,
+    CachePages, Choice, Compression, Cut, Draw, Experts, Gpu, KernelError, LatentAttention,
+    LatentToken, PAGE_TOKENS, Rotation, Scratch,
 };
 use r1d_model::{
-    AttentionParts, DenseParts, ExpertParts, FeedForwardParts, LatentParts, LayerParts, ModelParts,
-    Norm, RoundedMatrix,
+    AttentionParts, ExpertParts, FeedForwardParts, LatentParts, LayerParts, ModelParts, Norm,
 };
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -88,72 +87,6 @@ impl Step<'_> {
             kept: (buffers.kept.numel() > 0).then_some(&buffers.kept),
         };
         decode.draw(self.gpu, &buffers.logits, &draw)
-    }
-
-    /// Whether products of few rows with this matrix have kernels of their own.
-    fn few(&self, weight: &Tensor) -> Result<bool> {
-        let (rows, width) = self.buffers.hidden.size2()?;
-        Ok(self.rounded(weight).is_none() && self.kernels.decode.takes_few(rows, width))
-    }
-
-    /// The matrix in FP8, if it is multiplied so.
-    fn rounded(&self, weight: &Tensor) -> Option<(&Fp8Kernels, &RoundedMatrix)> {
-        let kernels = self.kernels.fp8.as_ref()?;
-        Some((kernels, self.parts.rounded.get(weight)?))
-    }
-
-    /// Computes y = x Wᵀ, or y += x Wᵀ where it `adds`. In FP8 x is rounded in its place.
-    fn linear(&self, x: &Tensor, weight: &Tensor, (y, adds): (&Tensor, bool)) -> Result<()> {
-        let gpu = self.gpu;
-        let wide = |weight: &Tensor| {
-            if adds {
-                gpu.add_linear(x, weight, y)
-            } else {
-                gpu.linear(x, weight, y)
-            }
-        };
-        let Some((kernels, rounded)) = self.rounded(weight) else {
-            return wide(weight);
-        };
-        kernels.round_rows(gpu, x)?;
-        if x.size2()?.0 > Fp8Kernels::ROWS_MAX {
-            return wide(&rounded.wide);
-        }
-        let matrix = Fp8Matrix {
-            values: &rounded.values,
-            scale: &rounded.scale,
-        };
-        kernels.linear(gpu, x, matrix, (y, adds))
-    }
-
-    /// y = Norm(h) Wᵀ.
-    fn normed_linear(&self, norm: Norm, weight: &Tensor, y: &Tensor) -> Result<()> {
-        let hidden = &self.buffers.hidden;
-        if self.few(weight)? {
-            let few = match y.kind() {
-                Kind::Float => Few::Normed(norm.0, norm.1),
-                _ => Few::Plain(norm.0, norm.1),
-            };
-            return self.kernels.decode.few(self.gpu, &few, hidden, weight, y);
-        }
-        self.norm(norm)?;
-        self.linear(&self.buffers.normed, weight, (y, false))
-    }
-
-    fn norm(&self, (norm, epsilon): Norm) -> Result<()> {
-        let Buffers { hidden, normed, .. } = self.buffers;
-        let decode = &self.kernels.decode;
-        decode.rms_norm(self.gpu, hidden, norm, epsilon, normed)
-    }
-
-    /// h += x Wᵀ.
-    fn add_linear(&self, x: &Tensor, weight: &Tensor) -> Result<()> {
-        let hidden = &self.buffers.hidden;
-        if self.few(weight)? {
-            let decode = &self.kernels.decode;
-            return decode.few(self.gpu, &Few::Added, x, weight, hidden);
-        }
-        self.linear(x, weight, (hidden, true))
     }
 
     /// Attention of a layer up to its output projection.
@@ -246,22 +179,6 @@ impl Step<'_> {
         let out = (weighed, &buffers.partial);
         attention.attend(gpu, query, cache, rows, (scale, splits), out)?;
         attention.project(gpu, weighed, parts.kv_b_proj, &buffers.attended)
-    }
-
-    /// h += down(silu(gate x) · up x) with x = Norm(h).
-    fn dense(&self, (norm, epsilon): Norm, dense: &DenseParts) -> Result<()> {
-        let (gpu, decode) = (self.gpu, &self.kernels.decode);
-        let (gate_up, activated) = self.buffers.of_width(dense.down.size2()?.1)?;
-        if self.few(dense.gate_up)? {
-            let gated = Few::Gated(norm, epsilon);
-            let hidden = &self.buffers.hidden;
-            decode.few(gpu, &gated, hidden, dense.gate_up, &activated)?;
-        } else {
-            self.norm((norm, epsilon))?;
-            self.linear(&self.buffers.normed, dense.gate_up, (&gate_up, false))?;
-            decode.silu_mul(gpu, &gate_up, &activated)?;
-        }
-        self.add_linear(&activated, dense.down)
     }
 
     /// h += Σ_k gate_k · E_k(x) + Shared(x) over the chosen experts, with x = Norm(h).
