@@ -1,4 +1,5 @@
-//! Ranks that are threads of one process: a backend for tests of whatever stands on the groups.
+//! Ranks that are threads of one process: a backend for tests of whatever stands on the groups, and
+//! for a gang of one rank.
 
 use crate::backend::{Backend, BackendError};
 use crate::bytes;
@@ -15,17 +16,26 @@ pub fn gang(name: &str, size: usize) -> Vec<ProcessGroup> {
     let rendezvous: Arc<dyn Rendezvous> = Arc::new(Shared::default());
     let hub = Arc::new(Hub::new(size));
     (0..size)
-        .map(|rank| {
-            let hub = Arc::clone(&hub);
-            let backend = Box::new(InProcess { rank, hub });
-            ProcessGroup::new(
-                name,
-                backend,
-                Arc::clone(&rendezvous),
-                SystemClock::shared(),
-            )
-        })
+        .map(|rank| group(name, rank, &hub, &rendezvous))
         .collect()
+}
+
+/// The group of a gang of one rank, which waits for nobody.
+pub fn alone(name: &str) -> ProcessGroup {
+    let rendezvous: Arc<dyn Rendezvous> = Arc::new(Shared::default());
+    group(name, 0, &Arc::new(Hub::new(1)), &rendezvous)
+}
+
+fn group(
+    name: &str,
+    rank: usize,
+    hub: &Arc<Hub>,
+    rendezvous: &Arc<dyn Rendezvous>,
+) -> ProcessGroup {
+    let hub = Arc::clone(hub);
+    let backend = Box::new(InProcess { rank, hub });
+    let (rendezvous, clock) = (Arc::clone(rendezvous), SystemClock::shared());
+    ProcessGroup::new(name, backend, rendezvous, clock)
 }
 
 /// One rank's end of a [`Hub`].

@@ -7,7 +7,7 @@
 //! | [`sum`] | reduce-scatter and all-reduce, and sums along a tree that no layout changes |
 //! | [`exchange`] | an all-to-all with gradients, for tokens that go to their experts and back |
 //! | [`backend`] | what a transport has to do |
-//! | [`in_process`] | ranks that are threads of one process: for tests |
+//! | [`in_process`] | ranks that are threads of one process: for tests, and a gang of one |
 //! | [`gloo`] | libtorch's Gloo, over TCP |
 //! | [`open`] | a group by the name of its transport |
 //! | [`rendezvous`] | where ranks find each other, and leave word of what failed |
@@ -29,9 +29,9 @@ pub mod gloo;
 pub mod in_process;
 pub mod open;
 pub mod process_group;
-pub mod rendezvous;
 mod shim;
 pub mod sum;
 
 pub use call::Call;
 pub use process_group::{CollectiveError, ProcessGroup, Received};
+pub use r1d_rendezvous as rendezvous;

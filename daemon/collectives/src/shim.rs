@@ -1,7 +1,7 @@
 //! The C ABI of `shim/gloo.cpp`.
 
 use crate::backend::BackendError;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use torch_sys::C_tensor;
 
 /// The functions that libtorch's store calls, and what they are called with.
@@ -55,19 +55,13 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn malloc(bytes: usize) -> *mut c_void;
     pub(crate) fn strdup(text: *const c_char) -> *mut c_char;
-    fn free(pointer: *mut c_void);
 }
 
 /// Turns the shim's message, if any, into an error.
 pub(crate) fn check(message: *mut c_char) -> Result<(), BackendError> {
-    if message.is_null() {
-        return Ok(());
+    // SAFETY: the shim's functions return what `guarded` does.
+    match unsafe { r1d_torch::guarded_message(message) } {
+        None => Ok(()),
+        Some(text) => Err(BackendError(text)),
     }
-    // SAFETY: the shim returns null or a NUL-terminated string from malloc that is ours to free.
-    let text = unsafe { CStr::from_ptr(message) }
-        .to_string_lossy()
-        .trim_end()
-        .to_owned();
-    unsafe { free(message.cast()) };
-    Err(BackendError(text))
 }
