@@ -250,6 +250,28 @@ pub enum OptimizerOffload {
     Cpu,
 }
 
+/// How bytes travel between the ranks of a gang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// libtorch's Gloo: TCP, for tensors on the CPU.
+    Gloo,
+    /// NVIDIA's NCCL, for tensors on GPUs.
+    Nccl,
+}
+
+/// What the copies of a model's weights share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shard {
+    /// Nothing: each has all.
+    None,
+    /// The optimiser's states (ZeRO stage 1).
+    Optimizer,
+    /// Weights, gradients and optimiser states (ZeRO stage 3).
+    Parameters,
+}
+
 /// Data type of weights, and of what is kept of their gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

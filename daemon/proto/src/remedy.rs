@@ -51,7 +51,9 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
         _ => match Errno::from_io_error(error)? {
             Errno::MFILE => Some("let the daemon open more files (LimitNOFILE= of its unit)"),
             Errno::NFILE => Some("let the machine open more files (fs.file-max)"),
-            Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN => Some("see to the machine's memory"),
+            Errno::FBIG => Some("let the daemon write larger files (LimitFSIZE= of its unit)"),
+            Errno::NOMEM | Errno::NOBUFS => Some("see to the machine's memory"),
+            Errno::AGAIN => Some("let the daemon start more processes (TasksMax= of its unit)"),
             _ => Some("see to that file system"),
         },
     }
@@ -115,11 +117,12 @@ mod tests {
             [13, 1].map(of),
             [Some("let the daemon's user write there"); 2]
         );
-        // EIO, ENODEV, ESTALE, ENOTCONN, EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
+        // EIO, ENODEV, ESTALE, ENOTCONN; EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
         assert_eq!(
-            [5, 19, 116, 107, 27].map(of),
-            [Some("see to that file system"); 5]
+            [5, 19, 116, 107].map(of),
+            [Some("see to that file system"); 4]
         );
+        assert!(of(27).is_some_and(|what| what.contains("larger files")));
         // EMFILE, ENFILE.
         assert!(
             [24, 23]
@@ -128,6 +131,7 @@ mod tests {
                 .all(|what| what.is_some_and(|what| what.contains("open more files")))
         );
         assert_eq!(of(12), Some("see to the machine's memory"));
+        assert!(of(11).is_some_and(|what| what.contains("TasksMax=")));
         assert_eq!(
             [2, 20, 21, 17].map(of),
             [Some("put there what was there before"); 4]

@@ -7,18 +7,26 @@
 //! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time; only
 //! the files of a checkpoint are written beside them ([`CheckpointReport`]). `r1d` owns every
 //! deadline: a worker that does not answer in time is killed and started again.
+//!
+//! Beside all that a worker calls its gang's [rendezvous](crate::rendezvous) from any thread, and
+//! is answered at once, in the middle of a request too.
 
-pub use crate::hyperparameters::Dtype;
 use crate::hyperparameters::{
     DpoObjective, GradientCheckpointing, Lora, Objective, Optimiser, PpoObjective, RouterTraining,
     Sampling,
 };
+pub use crate::hyperparameters::{Dtype, Shard, Transport};
+use crate::rendezvous::{RendezvousAnswer, RendezvousCall};
 use crate::rollout::Rollout;
 use crate::sampling_mask::SamplingMask;
 use crate::trace::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Version of this protocol. Which worker a daemon starts is a setting, so it may be of another
+/// release: one that speaks another version is refused by its first message.
+pub const PROTOCOL: u32 = 3;
 
 /// The exit status of a worker that cannot use its device (sysexits' EX_UNAVAILABLE): the machine
 /// is at fault, not the job.
@@ -58,6 +66,9 @@ pub enum Body {
     /// A report on a checkpoint that is written beside the requests. It may come before and after
     /// the answer to its [`WorkerRequest::Save`], whose id it carries.
     Checkpoint(CheckpointReport),
+    /// A call on the gang's rendezvous, beside the requests; its answer is a
+    /// [`WorkerRequest::Rendezvous`]. The message's id is 0.
+    Rendezvous(RendezvousCall),
 }
 
 /// A report on a checkpoint that is written beside the requests.
@@ -108,7 +119,8 @@ pub enum WorkerRequest {
     /// Copies weights, optimiser and reference to the host, and writes them so that `Restore`
     /// continues with the same bits. The answer comes as soon as the copy is complete; it is
     /// written while later requests are carried out ([`Body::Checkpoint`]). The checkpoint appears
-    /// whole or not at all (`CKP-1`).
+    /// whole or not at all (`CKP-1`). All ranks of a gang are asked with the same directory and id:
+    /// rank 0 writes and reports, the others hand it what only they have.
     Save {
         /// Index of the stage in the job file, from 0; the reports carry it.
         stage: u32,
@@ -117,12 +129,12 @@ pub enum WorkerRequest {
         /// The directory to write, which must not exist.
         dir: PathBuf,
     },
-    /// Reads a checkpoint into what is open.
+    /// Reads a checkpoint, which a gang of any layout may have written, into what is open.
     Restore {
         /// The directory that [`WorkerRequest::Save`] wrote.
         dir: PathBuf,
     },
-    /// Writes the policy as a Hugging Face directory.
+    /// Writes the policy as a Hugging Face directory; of a gang, rank 0 does.
     Export {
         /// The directory to write.
         dir: PathBuf,
@@ -150,6 +162,9 @@ pub enum WorkerRequest {
     /// Carries items of the list of the request that follows with this id ([`crate::parts`]); it
     /// has no answer.
     More(Part),
+    /// Answers a [`Body::Rendezvous`]; it is taken at once, whatever the worker carries out, and
+    /// has no answer. The message's id is 0.
+    Rendezvous(RendezvousAnswer),
 }
 
 /// Items of the list of a request that is longer than a frame ([`crate::parts`]).
@@ -176,6 +191,8 @@ pub enum Part {
 pub enum Event {
     /// The worker is ready: its first message.
     Started {
+        /// The version of the protocol that it speaks: [`PROTOCOL`].
+        protocol: u32,
         /// The worker's release.
         version: String,
         /// Its device: `cuda:0`, `cpu`.
@@ -254,6 +271,12 @@ pub enum Reply {
     },
 }
 
+/// A metric of [`Reply::Trained`] that each rank of several computes from the weights that it has
+/// after the update: a checksum of their bits, a whole number below 2^53. The daemon compares it
+/// and takes it away: all other metrics are summed over the ranks, so they are the same on all of
+/// them, whatever weights one has.
+pub const WEIGHTS_CHECKSUM: &str = "perf/weights_checksum";
+
 /// Metrics by name. Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`,
 /// speeds under `perf/`.
 pub type Metrics = BTreeMap<String, f64>;
@@ -330,6 +353,37 @@ pub struct Open {
     pub gradient_checkpointing: Option<GradientCheckpointing>,
     /// Seed of random initial weights; nothing else depends on it.
     pub seed: u64,
+    /// The worker's place in a gang, which it meets before it opens anything; `None` for a job on
+    /// one device.
+    pub place: Option<Place>,
+}
+
+/// A worker's place in the gang of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its rank, from 0.
+    pub rank: u32,
+    /// Copies of each expert.
+    pub data: u32,
+    /// Shards of the experts; the gang has `data × expert` ranks.
+    pub expert: u32,
+    /// How bytes travel between the ranks.
+    pub transport: Transport,
+    /// What copies of the same weights share.
+    pub shard: Shard,
+    /// Whether gradients are added along one tree, so that any number of ranks ends with the same
+    /// bits.
+    pub layout_independent: bool,
+    /// How long a rank waits for the others in a call, in milliseconds. The slowest has to come to
+    /// its next call within this time.
+    pub within_ms: u64,
+}
+
+impl Place {
+    /// Ranks of the gang.
+    pub fn ranks(&self) -> u32 {
+        self.data.saturating_mul(self.expert)
+    }
 }
 
 /// The value model of PPO and how it is trained.
@@ -365,21 +419,6 @@ pub struct Slots {
     /// Prompt and completion tokens that all slots together hold.
     pub tokens: u64,
 }
-
-/// The policies that own kernels decode by copies of weights; libtorch's operations decode others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WeightCopies {
-    /// Those with adapters.
-    pub adapted: bool,
-    /// Those whose layers multiply in FP8.
-    pub fp8: bool,
-}
-
-/// What is decoded so unless something else is asked for.
-pub const WEIGHT_COPIES: WeightCopies = WeightCopies {
-    adapted: true,
-    fp8: true,
-};
 
 /// Tokens that a slot's length is a multiple of, so that products over a slot's keys have few
 /// shapes, and aligned rows.

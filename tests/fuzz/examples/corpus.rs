@@ -6,18 +6,20 @@ use r1d_proto::control::job::{EvalExample, EvalResult, State};
 use r1d_proto::frame::{self, Format};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::{JobId, SampleKey};
+use r1d_proto::rendezvous::{Ask, RendezvousAnswer, RendezvousCall, RendezvousError};
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
     Body, Event, Failure, FailureKind, FromWorker, Generate, Group, Labelled, Metrics, ModelSource,
-    Pair, Part, Reply, RewardBatch, Supervise, SupervisedSequence, ToWorker, TrainReward,
+    PROTOCOL, Pair, Part, Reply, RewardBatch, Supervise, SupervisedSequence, ToWorker, TrainReward,
     WorkerRequest,
 };
 use r1d_store::{Disk, Entry, Journal, RolloutRow, rollouts};
 use serde::Serialize;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -239,6 +241,16 @@ fn worker() -> Done {
             WorkerRequest::More(Part::Labelled(vec![labelled])),
         ),
         ("sync-reference", WorkerRequest::SyncReference),
+        (
+            "rendezvous-answer",
+            WorkerRequest::Rendezvous(RendezvousAnswer {
+                number: 3,
+                result: Err(RendezvousError::Absent {
+                    key: "all/member/1".into(),
+                    within: Duration::from_secs(60),
+                }),
+            }),
+        ),
     ];
     for (name, request) in requests {
         put(
@@ -248,6 +260,7 @@ fn worker() -> Done {
         )?;
     }
     let started = Event::Started {
+        protocol: PROTOCOL,
         version: "0.1.0".into(),
         device: "cuda:0".into(),
         pid: 70_000,
@@ -273,6 +286,14 @@ fn worker() -> Done {
         (
             "failed",
             Body::Failed(Failure::new(FailureKind::Storage, "no room")),
+        ),
+        (
+            "rendezvous-call",
+            Body::Rendezvous(RendezvousCall {
+                number: 3,
+                key: "all/member/0".into(),
+                ask: Ask::Set(vec![1, 2]),
+            }),
         ),
     ];
     for (name, body) in bodies {

@@ -61,8 +61,8 @@ pub struct JobSummary {
     pub name: String,
     /// The job's state.
     pub state: State,
-    /// Whether it still has its device, for the step in flight, although it is paused or queued
-    /// again; absent unless so.
+    /// Whether it still has its device, for the step in flight, although it is paused; absent
+    /// unless so.
     #[serde(default, skip_serializing_if = "is_not")]
     pub pausing: bool,
     /// Place in the queue: higher priorities go first.
@@ -89,8 +89,8 @@ pub struct JobStatus {
     pub name: String,
     /// The job's state.
     pub state: State,
-    /// Whether it still has its device, for the step in flight, although it is paused or queued
-    /// again; absent unless so.
+    /// Whether it still has its device, for the step in flight, although it is paused; absent
+    /// unless so.
     #[serde(default, skip_serializing_if = "is_not")]
     pub pausing: bool,
     /// Place in the queue: higher priorities go first.

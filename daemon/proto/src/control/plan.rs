@@ -14,6 +14,9 @@ pub struct Plan {
     pub model: String,
     /// Number of the model's parameters; `None` if it is not known.
     pub parameters: Option<u64>,
+    /// How the job is spread over devices; absent if it takes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<PlanLayout>,
     /// The job's stages in their order.
     pub stages: Vec<PlanStage>,
     /// What looks like a mistake in the job file, but may be meant.
@@ -24,6 +27,19 @@ pub struct Plan {
     pub disk: Vec<PlanDisk>,
     /// The job file with every default filled in.
     pub resolved: String,
+}
+
+/// How a job is spread over devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanLayout {
+    /// Copies of the model, or of each shard of its experts.
+    pub data: u32,
+    /// Shards of the experts; the job takes `data × expert` devices.
+    pub expert: u32,
+    /// What copies of the same weights share: `none`, `optimizer` or `parameters`.
+    pub shard: String,
+    /// Whether any number of devices gives the same bits.
+    pub layout_independent: bool,
 }
 
 /// What a job leaves in a directory at most, and what is free there.
@@ -64,8 +80,9 @@ pub struct PlanStage {
     /// The earlier job whose finished stage would be taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_from: Option<JobId>,
-    /// Bytes that the stage takes on its device, by holder: `policy`, `reference`, `optimiser`,
-    /// `gradients`, `update`, `value model`, `reward models`, `judges`, `sampler`.
+    /// Bytes that the stage takes on its device, or on each if the job has a
+    /// [layout](Plan::layout), by holder: `policy`, `reference`, `optimiser`, `gradients`,
+    /// `update`, `value model`, `reward models`, `judges`, `sampler`.
     pub memory: BTreeMap<String, u64>,
     /// Most of these bytes at a time: on a GPU an update has the memory of the sampler's cache, so
     /// the larger of the two counts.

@@ -12,6 +12,10 @@ pub struct Why {
     pub job: JobId,
     /// The job's state.
     pub state: State,
+    /// Whether it still has its device, for the step in flight, although it is paused; absent
+    /// unless so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pausing: bool,
     /// The waits; empty if the job has ended.
     pub waits: Vec<Wait>,
     /// Why the job failed; absent for others.
