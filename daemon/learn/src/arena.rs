@@ -3,9 +3,11 @@
 //! [`Table`].
 //!
 //! An arena is divided into fixed [`Block`]s, so that what goes through all of it (a copy to the
-//! host, a sum over gradients) can go block by block, in the same order each time.
+//! host, a sum over gradients) can go block by block, in the same order each time. In a gang a rank
+//! may have an arena of its own blocks only.
 
 use crate::LearnError;
+use r1d_parallel::blocks::{blocks_of, share_out};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
@@ -105,40 +107,116 @@ impl Table {
         }
         blocks
     }
+
+    /// The blocks that the ranks of a gang share: each is of one place, and they depend on nothing
+    /// but the parameters' sizes.
+    pub fn shared_blocks(&self) -> Vec<Block> {
+        let lengths: Vec<usize> = self
+            .places
+            .iter()
+            .map(|own| own.elements() as usize)
+            .collect();
+        let block = |of: r1d_parallel::blocks::Block| {
+            let range = of.elements.start as i64..of.elements.end as i64;
+            let offset = self.places[of.tensor].offset;
+            Block {
+                range: offset + range.start..offset + range.end,
+                parts: vec![Part {
+                    place: of.tensor,
+                    range,
+                    at: 0,
+                }],
+            }
+        };
+        blocks_of(&lengths).into_iter().map(block).collect()
+    }
+
+    /// Shares [`Self::shared_blocks`] out: the run of blocks of each rank.
+    pub fn shares(&self, ranks: usize) -> Vec<Range<usize>> {
+        let lengths: Vec<usize> = self
+            .places
+            .iter()
+            .map(|own| own.elements() as usize)
+            .collect();
+        share_out(&blocks_of(&lengths), ranks)
+    }
 }
 
-/// One value of every element of every parameter.
-pub struct Arena(Tensor);
+/// One value of every element of every parameter, or of those of a run of blocks.
+pub struct Arena {
+    values: Tensor,
+    /// Its first element's number in the whole arena.
+    start: i64,
+}
 
 impl Arena {
     /// Makes an arena of zeros.
     pub fn zeros(table: &Table, kind: Kind, device: Device) -> Result<Arena, LearnError> {
-        Ok(Arena(Tensor::f_zeros([table.elements], (kind, device))?))
+        Arena::zeros_of(0..table.elements, kind, device)
+    }
+
+    /// Makes these elements of an arena, zeros.
+    pub fn zeros_of(elements: Range<i64>, kind: Kind, device: Device) -> Result<Arena, LearnError> {
+        let length = elements.end - elements.start;
+        Ok(Arena {
+            values: Tensor::f_zeros([length], (kind, device))?,
+            start: elements.start,
+        })
+    }
+
+    /// The arena of these values, `[elements]`, from the element `start` on.
+    pub(crate) fn from_values(values: Tensor, start: i64) -> Arena {
+        Arena { values, start }
+    }
+
+    /// All values, `[elements]`.
+    pub(crate) fn into_values(self) -> Tensor {
+        self.values
     }
 
     /// The dtype of its elements.
     pub fn kind(&self) -> Kind {
-        self.0.kind()
+        self.values.kind()
     }
 
     /// A parameter's values in its shape, a view.
     pub fn tensor(&self, place: &Place) -> Result<Tensor, LearnError> {
-        let flat = self.0.f_narrow(0, place.offset, place.elements())?;
-        Ok(flat.f_view(&place.shape[..])?)
+        self.part(place, &(0..place.elements()))
+    }
+
+    /// Some of a parameter's values, a flat view; all of them in its shape.
+    pub fn part(&self, place: &Place, elements: &Range<i64>) -> Result<Tensor, LearnError> {
+        let length = elements.end - elements.start;
+        let start = if length == 0 {
+            0
+        } else {
+            place.offset + elements.start - self.start
+        };
+        let flat = self.values.f_narrow(0, start, length)?;
+        if length == place.elements() {
+            return Ok(flat.f_view(&place.shape[..])?);
+        }
+        Ok(flat)
     }
 
     /// A block's values, a view `[elements]`.
     pub fn block(&self, block: &Block) -> Result<Tensor, LearnError> {
         let Range { start, end } = block.range;
-        Ok(self.0.f_narrow(0, start, end - start)?)
+        Ok(self.values.f_narrow(0, start - self.start, end - start)?)
     }
 }
 
 impl Part {
     /// The part's values in those of its place, which are contiguous; a flat view.
     pub fn of_place(&self, place: &Tensor) -> Result<Tensor, LearnError> {
+        self.of_place_from(place, 0)
+    }
+
+    /// The part's values in those of its place from the element `start` on; a flat view.
+    pub fn of_place_from(&self, place: &Tensor, start: i64) -> Result<Tensor, LearnError> {
         let flat = place.f_detach()?.f_view([-1])?;
-        Ok(flat.f_narrow(0, self.range.start, self.range.end - self.range.start)?)
+        let length = self.range.end - self.range.start;
+        Ok(flat.f_narrow(0, self.range.start - start, length)?)
     }
 
     /// The part's values in a block's, a view.

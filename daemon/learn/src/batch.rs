@@ -170,7 +170,8 @@ pub struct Further {
 }
 
 impl Further {
-    /// Builds the input of prediction; `None` if no sequence has a trained token behind two others.
+    /// Builds the input of prediction, of the sequences that have a trained token behind two
+    /// others; `None` if none has.
     pub fn of_supervised(
         sequences: &[&SupervisedSequence],
         device: Device,
@@ -179,7 +180,10 @@ impl Further {
         let mut start = 0;
         for sequence in sequences {
             let ids = &sequence.ids;
-            let count = ids.len().saturating_sub(2);
+            let count = match further_targets(sequence) {
+                0 => 0,
+                _ => ids.len().saturating_sub(2),
+            };
             rows.extend((0..count).map(|i| start + i as i64));
             let first = next.ids.len() as i64;
             next.feed(ids.iter().skip(1).take(count), 0..0);
@@ -205,6 +209,17 @@ impl Further {
             targets: micro.targets,
         }))
     }
+}
+
+/// The number of trained ids that have two others before them.
+pub(crate) fn further_targets(sequence: &SupervisedSequence) -> usize {
+    sequence
+        .trained
+        .iter()
+        .take(sequence.ids.len())
+        .skip(2)
+        .filter(|&&trained| trained)
+        .count()
 }
 
 /// The number of tokens that the forward pass of a rollout reads.

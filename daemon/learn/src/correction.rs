@@ -18,6 +18,7 @@
 
 use crate::LearnError;
 use crate::sequences::Sequences;
+use crate::tally::{Fold, Tally, count_of};
 use r1d_proto::hyperparameters::{ImportanceSamplingCorrection, ImportanceSamplingMode};
 use r1d_proto::worker::Metrics;
 use tch::{Device, Kind, Tensor};
@@ -58,56 +59,36 @@ pub(crate) fn weights(
     })
 }
 
-/// The weights of a rollout batch's updates, for the metrics.
-pub(crate) struct Ratios {
-    sum: Tensor,
-    min: Tensor,
-    max: Tensor,
-    count: i64,
-}
+/// The weights of a rollout batch's updates, for the metrics: their sum, least and greatest one,
+/// and their number.
+pub(crate) struct Ratios(pub Tally);
 
 impl Ratios {
-    pub(crate) fn new(device: Device) -> Result<Ratios, LearnError> {
-        let scalar = |value: f64| Tensor::f_full([0i64; 0], value, (Kind::Double, device));
-        Ok(Ratios {
-            sum: scalar(0.0)?,
-            min: scalar(f64::INFINITY)?,
-            max: scalar(0.0)?,
-            count: 0,
-        })
-    }
-
-    /// The same numbers; what is added to one is not added to the other.
-    pub(crate) fn copy(&self) -> Ratios {
-        Ratios {
-            sum: self.sum.shallow_clone(),
-            min: self.min.shallow_clone(),
-            max: self.max.shallow_clone(),
-            count: self.count,
-        }
+    pub(crate) fn new(device: Device) -> Ratios {
+        const COLUMNS: &[Fold] = &[
+            Fold::Sum,
+            Fold::Min(f64::INFINITY),
+            Fold::Max(0.0),
+            Fold::Sum,
+        ];
+        Ratios(Tally::new(COLUMNS, device))
     }
 
     /// Adds weights of [`Weights::each`].
     pub(crate) fn add(&mut self, each: &Tensor) -> Result<(), LearnError> {
         let each = each.f_to_kind(Kind::Double)?;
-        self.sum = self.sum.f_add(&each.f_sum(Kind::Double)?)?;
-        self.min = self.min.f_minimum(&each.f_min()?)?;
-        self.max = self.max.f_maximum(&each.f_max()?)?;
-        self.count += each.size1()?;
-        Ok(())
+        let (sum, min, max) = (each.f_sum(Kind::Double)?, each.f_min()?, each.f_max()?);
+        self.0.push(&[sum, min, max, count_of(&each)?])
     }
 
     /// Reports TRL's metrics; none without the correction.
     pub(crate) fn report(&self, metrics: &mut Metrics) -> Result<(), LearnError> {
-        if self.count == 0 {
+        let total = Vec::<f64>::try_from(self.0.total()?)?;
+        let (sum, count) = (total[0], total[3]);
+        if count == 0.0 {
             return Ok(());
         }
-        let mean = self.sum.f_double_value(&[])? / self.count as f64;
-        let values = [
-            ("min", self.min.f_double_value(&[])?),
-            ("mean", mean),
-            ("max", self.max.f_double_value(&[])?),
-        ];
+        let values = [("min", total[1]), ("mean", sum / count), ("max", total[2])];
         let named = |(name, value)| (format!("sampling/importance_sampling_ratio/{name}"), value);
         metrics.extend(values.map(named));
         Ok(())

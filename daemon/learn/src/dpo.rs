@@ -2,9 +2,11 @@
 //! al. 2023).
 
 use crate::batch::{self, MicroBatch};
+use crate::division::Division;
 use crate::head::{Chunk, Head, entropy_sum};
 use crate::preference::{Side, dpo_loss};
-use crate::trainer::{Passed, Trainer, add_load};
+use crate::tally::{Fold, Tally};
+use crate::trainer::{Load, Passed, Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
@@ -47,65 +49,94 @@ impl Trainer {
         }
         let sides: Vec<[TrainSequence; 2]> = batch.pairs.iter().map(sides).collect();
         let shares = !self.aux_loss(model).wanted();
-        let groups = self.pack_pairs(&batch.pairs, shares);
-        self.begin_update(groups.len())?;
-        let (mut sums, mut losses, mut load) = (DpoSums::new(model.device())?, Vec::new(), None);
-        for group in groups {
-            let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
-            let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
-            let places = Places::of(&own, model.device())?;
-            let theirs = self.reference_sums(reference, &micro, &places)?;
-            let Passed {
-                hidden,
-                output,
-                blocks,
-            } = self.forward(model, &micro)?;
-            add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let aux = self.aux_share(
-                output.aux_loss.as_ref().map(Tensor::shallow_clone),
-                &micro,
-                2 * batch.pairs.len(),
-            )?;
-            drop(output);
-            let mut loss = |logp: &Tensor, _start: i64| {
-                let ours = places.sums(logp)?;
-                let side = |of: i64| places.side(&ours, &theirs, of);
-                let pairs = batch.pairs.len() as f64;
-                let loss = dpo_loss(&batch.objective, &side(0)?, &side(1)?, pairs);
-                losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
-                sums.pairs(&ours.detach(), &theirs, batch.objective.beta)?;
-                Ok(loss)
-            };
-            let mut seen = Vec::new();
-            let mut observe = |chunk: Chunk| {
-                seen.push(sums_of_tokens(&chunk, &micro, &places)?);
-                Ok(())
-            };
-            let head = self.head(model, 1.0, self.invariant)?;
-            let (targets, mut take) = (&micro.targets, || self.optimiser.accumulate());
-            head.backward(
-                &hidden,
-                targets,
-                aux,
-                true,
-                &mut loss,
-                &mut observe,
-                &mut take,
-            )?;
-            self.through_blocks(blocks, &micro, 2 * batch.pairs.len())?;
-            sums.tokens(&seen)?;
-            work::moved(group.len() as u64);
+        let division = self.divide_pairs(&batch.pairs, shares);
+        self.begin_update(&division)?;
+        let (mut sums, mut load) = (DpoSums::new(model.device()), None);
+        for leaf in division.own() {
+            for group in leaf {
+                let own: Vec<&TrainSequence> = group.iter().flat_map(|&at| &sides[at]).collect();
+                let of = DpoUpdate {
+                    model,
+                    reference,
+                    batch,
+                    shares,
+                };
+                add_load(&mut load, self.pairs_micro_batch(of, &own, &mut sums)?)?;
+                work::moved(group.len() as u64);
+            }
+            self.optimiser.end_leaf()?;
         }
-        let losses = Tensor::f_stack(&losses, 0)?;
-        let loss = losses.f_sum(Kind::Double)?;
+        sums.0.exchange(self.gang.as_ref(), "metrics", 0)?;
+        let sums = sums.0.total()?;
+        let loss = sums.f_select(0, 0)?;
         let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         let tokens = |side: &TrainSequence| side.prompt_ids.len() + side.completion_ids.len();
         self.tokens_seen += sides.iter().flatten().map(tokens).sum::<usize>() as i64;
 
-        let mut metrics = sums.report(batch.pairs.len() as f64)?;
+        let mut metrics = report(&sums, batch.pairs.len() as f64)?;
         self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
+    }
+
+    /// Adds the gradients of a micro-batch of pairs, chosen and rejected sequences in turn, and a
+    /// row to `sums`. Returns its load.
+    fn pairs_micro_batch(
+        &mut self,
+        of: DpoUpdate,
+        own: &[&TrainSequence],
+        sums: &mut DpoSums,
+    ) -> Result<Load, LearnError> {
+        let (model, batch) = (of.model, of.batch);
+        let micro = MicroBatch::of_rollouts(own, of.shares, None, model.device())?;
+        let places = Places::of(own, model.device())?;
+        let theirs = self.reference_sums(of.reference, &micro, &places)?;
+        let Passed {
+            hidden,
+            output,
+            blocks,
+        } = self.forward(model, &micro)?;
+        let load = output.load.as_ref().map(Tensor::shallow_clone);
+        let sequences = 2 * batch.pairs.len();
+        let aux = self.aux_share(
+            output.aux_loss.as_ref().map(Tensor::shallow_clone),
+            &micro,
+            sequences,
+        )?;
+        drop(output);
+        let mut of_pairs = None;
+        let mut loss = |logp: &Tensor, _start: i64| {
+            let ours = places.sums(logp)?;
+            let side = |of: i64| places.side(&ours, &theirs, of);
+            let pairs = batch.pairs.len() as f64;
+            let loss = dpo_loss(&batch.objective, &side(0)?, &side(1)?, pairs);
+            let sums = sums_of_pairs(&ours.detach(), &theirs, batch.objective.beta)?;
+            of_pairs = Some((loss.f_detach()?, sums));
+            Ok(loss)
+        };
+        let mut seen = Vec::new();
+        let mut observe = |chunk: Chunk| {
+            seen.push(sums_of_tokens(&chunk, &micro, &places)?);
+            Ok(())
+        };
+        let head = self.head(model, 1.0, self.invariant)?;
+        let (targets, mut take) = (&micro.targets, || self.optimiser.accumulate());
+        head.backward(
+            &hidden,
+            targets,
+            aux,
+            true,
+            &mut loss,
+            &mut observe,
+            &mut take,
+        )?;
+        self.through_blocks(blocks, &micro, sequences)?;
+        let of_tokens =
+            Tensor::f_stack(&seen, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        if let Some((loss, of_pairs)) = of_pairs {
+            sums.0.push(&[loss, of_pairs, of_tokens])?;
+        }
+        Ok(load)
     }
 
     /// The reference's sums of log-probabilities of a micro-batch's completions, without gradients.
@@ -123,14 +154,26 @@ impl Trainer {
         })
     }
 
-    /// Packs pairs into micro-batches; both completions of a pair stay together.
-    fn pack_pairs(&self, pairs: &[Pair], shares: bool) -> Vec<Vec<usize>> {
+    /// Divides pairs among ranks and micro-batches; both completions of a pair stay together.
+    fn divide_pairs(&self, pairs: &[Pair], shares: bool) -> Division {
         let prompts = if shares { 1 } else { 2 };
-        let tokens = |pair: &Pair| {
+        let tokens = |index: usize| {
+            let pair = &pairs[index];
             prompts * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len()
         };
-        packing::best_fit(&pairs.iter().map(tokens).collect::<Vec<_>>(), self.budget)
+        let pack = |items: &[usize], budget| packing::best_fit_of(items, &tokens, budget);
+        self.divide(&(0..pairs.len()).collect::<Vec<_>>(), &tokens, &pack)
     }
+}
+
+/// What the passes of an update have in common.
+#[derive(Clone, Copy)]
+struct DpoUpdate<'a> {
+    model: &'a CausalLm,
+    reference: &'a CausalLm,
+    batch: &'a TrainDpo,
+    /// Whether a pair's prompt is computed once.
+    shares: bool,
 }
 
 fn check(objective: &DpoObjective) -> Result<(), LearnError> {
@@ -250,72 +293,53 @@ fn sums_of_tokens(
     )?)
 }
 
-/// Sums over an update, on the device until it ends.
-struct DpoSums {
-    /// Sums over pairs, float64 `[5]`: logp of chosen and rejected, rewards of chosen and rejected,
-    /// and the number of pairs whose chosen reward is higher.
-    pairs: Tensor,
-    /// Sums over tokens, float64 `[4]`, from [`sums_of_tokens`].
-    tokens: Tensor,
-}
+/// Sums over an update: the loss, [`sums_of_pairs`] and [`sums_of_tokens`].
+struct DpoSums(Tally);
 
 impl DpoSums {
-    fn new(device: Device) -> Result<DpoSums, LearnError> {
-        let zeros = |n: i64| Tensor::f_zeros([n], (Kind::Double, device));
-        Ok(DpoSums {
-            pairs: zeros(5)?,
-            tokens: zeros(4)?,
-        })
+    fn new(device: Device) -> DpoSums {
+        DpoSums(Tally::new(&[Fold::Sum; 10], device))
     }
+}
 
-    /// Adds pairs by their sides' sums, `[2P]` each. A reward is β times the log-ratio.
-    fn pairs(&mut self, ours: &Tensor, theirs: &Tensor, beta: f64) -> Result<(), LearnError> {
-        let ours = ours.f_to_kind(Kind::Double)?.f_view([-1, 2])?;
-        let rewards = ours
-            .f_sub(&theirs.f_to_kind(Kind::Double)?.f_view([-1, 2])?)?
-            .f_mul_scalar(beta)?;
-        let right = rewards
-            .f_select(1, 0)?
-            .f_gt_tensor(&rewards.f_select(1, 1)?)?
-            .f_sum(Kind::Double)?
-            .f_view([1])?;
-        let sum = |values: &Tensor| values.f_sum_dim_intlist(&[0i64][..], false, Kind::Double);
-        self.pairs = self
-            .pairs
-            .f_add(&Tensor::f_cat(&[sum(&ours)?, sum(&rewards)?, right], 0)?)?;
-        Ok(())
-    }
+/// Sums over pairs by their sides' sums, `[2P]` each: float64 `[5]`, logp of chosen and rejected,
+/// rewards of chosen and rejected, and the number of pairs whose chosen reward is higher. A reward
+/// is β times the log-ratio.
+fn sums_of_pairs(ours: &Tensor, theirs: &Tensor, beta: f64) -> Result<Tensor, LearnError> {
+    let ours = ours.f_to_kind(Kind::Double)?.f_view([-1, 2])?;
+    let rewards = ours
+        .f_sub(&theirs.f_to_kind(Kind::Double)?.f_view([-1, 2])?)?
+        .f_mul_scalar(beta)?;
+    let right = rewards
+        .f_select(1, 0)?
+        .f_gt_tensor(&rewards.f_select(1, 1)?)?
+        .f_sum(Kind::Double)?
+        .f_view([1])?;
+    let sum = |values: &Tensor| values.f_sum_dim_intlist(&[0i64][..], false, Kind::Double);
+    Ok(Tensor::f_cat(&[sum(&ours)?, sum(&rewards)?, right], 0)?)
+}
 
-    fn tokens(&mut self, chunks: &[Tensor]) -> Result<(), LearnError> {
-        let sum =
-            Tensor::f_stack(chunks, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
-        self.tokens = self.tokens.f_add(&sum)?;
-        Ok(())
+/// The metrics of an update over these pairs, from the folded [`DpoSums`].
+fn report(sums: &Tensor, pairs: f64) -> Result<Metrics, LearnError> {
+    let sums = Vec::<f64>::try_from(sums)?;
+    let names = [
+        "logps/chosen",
+        "logps/rejected",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+    ];
+    let of_pairs = names.into_iter().zip(&sums[1..6]);
+    let mut metrics: Metrics = of_pairs
+        .map(|(name, sum)| (name.to_owned(), sum / pairs))
+        .collect();
+    metrics.insert(
+        "rewards/margins".to_owned(),
+        metrics["rewards/chosen"] - metrics["rewards/rejected"],
+    );
+    if let [entropy, all, right, chosen] = sums[6..] {
+        metrics.insert("entropy".to_owned(), entropy / all.max(1.0));
+        metrics.insert("mean_token_accuracy".to_owned(), right / chosen.max(1.0));
     }
-
-    fn report(&self, pairs: f64) -> Result<Metrics, LearnError> {
-        let sums = Vec::<f64>::try_from(&self.pairs)?;
-        let tokens = Vec::<f64>::try_from(&self.tokens)?;
-        let names = [
-            "logps/chosen",
-            "logps/rejected",
-            "rewards/chosen",
-            "rewards/rejected",
-            "rewards/accuracies",
-        ];
-        let mut metrics: Metrics = names
-            .into_iter()
-            .zip(sums)
-            .map(|(name, sum)| (name.to_owned(), sum / pairs))
-            .collect();
-        metrics.insert(
-            "rewards/margins".to_owned(),
-            metrics["rewards/chosen"] - metrics["rewards/rejected"],
-        );
-        if let [entropy, all, right, chosen] = tokens[..] {
-            metrics.insert("entropy".to_owned(), entropy / all.max(1.0));
-            metrics.insert("mean_token_accuracy".to_owned(), right / chosen.max(1.0));
-        }
-        Ok(metrics)
-    }
+    Ok(metrics)
 }

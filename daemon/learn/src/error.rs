@@ -1,5 +1,6 @@
 //! What can go wrong while learning.
 
+use r1d_collectives::CollectiveError;
 use r1d_model::{Fault, ModelError};
 use r1d_proto::shown;
 use r1d_torch::TorchError;
@@ -48,9 +49,18 @@ pub enum LearnError {
     /// One of r1d's own kernels failed.
     #[error(transparent)]
     Kernel(#[from] r1d_kernels::KernelError),
+    /// A call that all ranks of the gang make together failed: the gang's epoch is over.
+    #[error(transparent)]
+    Collective(Box<CollectiveError>),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] tch::TchError),
+}
+
+impl From<CollectiveError> for LearnError {
+    fn from(error: CollectiveError) -> LearnError {
+        LearnError::Collective(Box::new(error))
+    }
 }
 
 impl LearnError {
@@ -84,7 +94,10 @@ impl LearnError {
                 Fault::Given
             }
             LearnError::Model(error) => error.fault(),
-            LearnError::Torch(_) | LearnError::Tensor(_) | LearnError::Kernel(_) => Fault::Machine,
+            LearnError::Torch(_)
+            | LearnError::Tensor(_)
+            | LearnError::Kernel(_)
+            | LearnError::Collective(_) => Fault::Machine,
         }
     }
 }

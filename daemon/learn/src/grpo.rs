@@ -3,15 +3,17 @@
 
 use crate::batch::{self, MicroBatch, Replay};
 use crate::correction::Ratios;
+use crate::division::Division;
+use crate::gang::Gang;
 use crate::head::{Chunk, Head, Take, entropy_sum};
-use crate::metrics::{Counts, Difference, MetricSums, Progress, Totals, completions};
+use crate::metrics::{Counts, Difference, HostSums, MetricSums, Progress, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
-use crate::trainer::{Passed, Trainer, add_load, utilisation};
+use crate::trainer::{Load, Passed, Trainer, add_load, utilisation};
 use crate::{LearnError, minibatch, packing, router, sampling_mask};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, Train, TrainSequence};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A rollout batch with the state of its updates.
 pub(crate) struct Run<'a> {
@@ -45,8 +47,8 @@ pub(crate) struct Run<'a> {
 
 /// What a run counted up to a moment.
 pub(crate) struct Mark {
-    difference: Difference,
-    ratios: Ratios,
+    differences: usize,
+    ratios: usize,
     fed: usize,
     done: u64,
 }
@@ -57,7 +59,7 @@ impl Trainer {
     /// `reference` is needed if β > 0. `progress(done, total)` counts completion tokens through
     /// forward passes. A minibatch whose completions are all masked makes no update. Metrics are
     /// means over the updates, weighted by tokens where TRL's are. An error leaves the weights as
-    /// the last whole update made them.
+    /// the last whole update made them. In a gang `progress` is about this rank's tokens of all.
     ///
     /// If β is 0, completions whose advantage is 0, as in groups of equal rewards, have a gradient
     /// of 0: they count in the loss's denominators, but are not computed, unless their load on
@@ -152,12 +154,12 @@ impl Trainer {
 
     /// Computes the policy's own log-probabilities before its first update.
     pub(crate) fn score_old(&self, model: &CausalLm, run: &mut Run) -> Result<(), LearnError> {
-        self.score(model, run, run.replay, |run, index, logp| {
+        let mark = run.mark();
+        let own = self.score(model, run, run.replay, |run, index, logp| {
             run.old[index] = Some(logp)
         })?;
-        run.computed()
-            .into_iter()
-            .try_for_each(|index| run.measure(index))
+        own.into_iter().try_for_each(|index| run.measure(index))?;
+        run.exchange(self.gang.as_ref(), &mark)
     }
 
     /// Computes the reference's log-probabilities. By default its own routers choose its experts;
@@ -173,40 +175,75 @@ impl Trainer {
         self.score(reference, run, replay, |run, index, logp| {
             run.reference[index] = Some(logp)
         })
+        .map(drop)
     }
 
     /// Computes the log-probabilities of every completion that an update computes, without
-    /// gradients.
+    /// gradients. Returns the completions that this rank computed, ascending; what it keeps is of
+    /// all ranks.
     fn score(
         &self,
         model: &CausalLm,
         run: &mut Run,
         replay: Option<Replay>,
         keep: impl Fn(&mut Run, usize, Tensor),
-    ) -> Result<(), LearnError> {
-        for group in self.pack(run, &run.computed()) {
-            let micro = run.micro_batch(&group, replay)?;
+    ) -> Result<Vec<usize>, LearnError> {
+        let division = self.divide_rollouts(run, &run.computed());
+        let (mut own, mut found) = (Vec::new(), Vec::new());
+        for group in division.micro_batches() {
+            let micro = run.micro_batch(group, replay)?;
             let hidden = self.hidden(model, &micro)?;
             let head = Head::new(model, run.objective.temperature as f64, self.invariant);
             let logp = head
                 .keeping(micro.kept.as_ref())
                 .logprobs(&hidden, &micro.targets)?;
-            let lengths: Vec<i64> = group
-                .iter()
-                .map(|&index| run.length(index) as i64)
-                .collect();
-            for (&index, own) in group.iter().zip(logp.f_split_with_sizes(&lengths, 0)?) {
-                keep(run, index, own);
-            }
+            found.push(logp);
+            own.extend(group);
             run.progress.add(&micro);
         }
-        Ok(())
+        let found = self.everywhere("log-probabilities", run.device, &found)?;
+        let order: Vec<usize> = division.in_order().collect();
+        let lengths: Vec<i64> = order.iter().map(|&at| run.length(at) as i64).collect();
+        for (&index, own) in order.iter().zip(found.f_split_with_sizes(&lengths, 0)?) {
+            keep(run, index, own);
+        }
+        own.sort_unstable();
+        Ok(own)
     }
 
-    /// Packs these sequences into micro-batches; a group's sequences stay together, to share their
-    /// prompt.
-    fn pack(&self, run: &Run, chosen: &[usize]) -> Vec<Vec<usize>> {
-        packing::rollouts(run.sequences, chosen, run.shares_prompts, self.budget)
+    /// Divides these sequences among ranks and micro-batches; a group's sequences stay together as
+    /// far as they can, to share their prompt.
+    fn divide_rollouts(&self, run: &Run, chosen: &[usize]) -> Division {
+        self.divide_sequences(run.sequences, chosen, run.shares_prompts)
+    }
+
+    pub(crate) fn divide_sequences(
+        &self,
+        sequences: &[TrainSequence],
+        chosen: &[usize],
+        shares_prompts: bool,
+    ) -> Division {
+        let pack =
+            |chosen: &[usize], budget| packing::rollouts(sequences, chosen, shares_prompts, budget);
+        self.divide(chosen, &|index| batch::fed(&sequences[index]), &pack)
+    }
+
+    /// Joins a number for each token that this rank computed, float32 `[N]` for each micro-batch,
+    /// with those of the other ranks, in the order of [`Division::in_order`].
+    pub(crate) fn everywhere(
+        &self,
+        name: &str,
+        device: Device,
+        own: &[Tensor],
+    ) -> Result<Tensor, LearnError> {
+        let own = match own {
+            [] => Tensor::f_zeros([0], (Kind::Float, device))?,
+            own => Tensor::f_cat(own, 0)?.f_to_kind(Kind::Float)?,
+        };
+        match &self.gang {
+            Some(gang) => Ok(gang.all_gather(name, &own)?.rows),
+            None => Ok(own),
+        }
     }
 
     /// Makes one update on a minibatch.
@@ -250,43 +287,26 @@ impl Trainer {
         if chosen.is_empty() {
             return Ok(());
         }
-        let groups = self.pack(run, &chosen);
-        self.begin_update(groups.len())?;
-        let mut sums = MetricSums::new(run.device)?;
+        let division = self.divide_rollouts(run, &chosen);
+        self.begin_update(&division)?;
+        let (mut sums, mark) = (MetricSums::new(run.device), run.mark());
         let mut load = None;
-        for group in groups {
-            let micro = run.micro_batch(&group, run.replay)?;
-            run.fed += micro.packed.ids.size1()? as usize;
-            let Passed {
-                hidden,
-                output,
-                blocks,
-            } = self.forward(model, &micro)?;
-            add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let aux = self.aux_share(
-                output.aux_loss.as_ref().map(Tensor::shallow_clone),
-                &micro,
-                chosen.len(),
-            )?;
-            drop(output);
-            let head = self.head(model, run.objective.temperature as f64, self.invariant)?;
-            run.backward(
-                head,
-                &group,
-                &micro,
-                share,
-                &hidden,
-                aux,
-                &mut sums,
-                &mut || self.optimiser.accumulate(),
-            )?;
-            self.through_blocks(blocks, &micro, chosen.len())?;
-            run.progress.add(&micro);
+        for leaf in division.own() {
+            for group in leaf {
+                let of = (share, chosen.len());
+                add_load(
+                    &mut load,
+                    self.micro_batch(model, run, group, of, &mut sums)?,
+                )?;
+            }
+            self.optimiser.end_leaf()?;
         }
+        run.exchange(self.gang.as_ref(), &mark)?;
+        let sums = sums.total(self.gang.as_ref())?;
         let updated = self
-            .finish_update(model, run.step, update, &sums.loss()?, load)
+            .finish_update(model, run.step, update, &sums.f_select(0, 0)?, load)
             .map_err(LearnError::of_advantages)?;
-        let sums = sums.read()?;
+        let sums = HostSums::read(&sums)?;
         let tokens = |sequences: &[usize]| sequences.iter().map(|&index| run.length(index)).sum();
         let counts = Counts {
             sequences: trained.len(),
@@ -296,6 +316,39 @@ impl Trainer {
         };
         run.totals.add(&sums, counts, &updated);
         Ok(())
+    }
+
+    /// Adds a micro-batch's gradients and sums to those of an update with this share and number of
+    /// sequences. Returns its load.
+    fn micro_batch(
+        &mut self,
+        model: &CausalLm,
+        run: &mut Run,
+        group: &[usize],
+        (share, sequences): (Share, usize),
+        sums: &mut MetricSums,
+    ) -> Result<Load, LearnError> {
+        let micro = run.micro_batch(group, run.replay)?;
+        run.fed += micro.packed.ids.size1()? as usize;
+        let Passed {
+            hidden,
+            output,
+            blocks,
+        } = self.forward(model, &micro)?;
+        let load = output.load.as_ref().map(Tensor::shallow_clone);
+        let aux = self.aux_share(
+            output.aux_loss.as_ref().map(Tensor::shallow_clone),
+            &micro,
+            sequences,
+        )?;
+        drop(output);
+        let head = self.head(model, run.objective.temperature as f64, self.invariant)?;
+        run.backward(head, group, &micro, share, &hidden, aux, sums, &mut || {
+            self.optimiser.accumulate()
+        })?;
+        self.through_blocks(blocks, &micro, sequences)?;
+        run.progress.add(&micro);
+        Ok(load)
     }
 }
 
@@ -329,8 +382,8 @@ impl<'a> Run<'a> {
             old: none(),
             reference: none(),
             advantages: None,
-            difference: Difference::new(model.device())?,
-            ratios: Ratios::new(model.device())?,
+            difference: Difference::new(model.device()),
+            ratios: Ratios::new(model.device()),
             totals: Totals::default(),
             fed: 0,
             progress,
@@ -340,8 +393,8 @@ impl<'a> Run<'a> {
     /// What is counted so far.
     pub(crate) fn mark(&self) -> Mark {
         Mark {
-            difference: self.difference.copy(),
-            ratios: self.ratios.copy(),
+            differences: self.difference.0.len(),
+            ratios: self.ratios.0.len(),
             fed: self.fed,
             done: self.progress.done(),
         }
@@ -349,9 +402,22 @@ impl<'a> Run<'a> {
 
     /// Forgets what was counted since a mark.
     pub(crate) fn back_to(&mut self, mark: &Mark) {
-        (self.difference, self.ratios) = (mark.difference.copy(), mark.ratios.copy());
+        self.difference.0.truncate(mark.differences);
+        self.ratios.0.truncate(mark.ratios);
         self.fed = mark.fed;
         self.progress.back_to(mark.done);
+    }
+
+    /// Joins what this rank counted since a mark for the metrics with what the others did.
+    fn exchange(&mut self, gang: Option<&Gang>, mark: &Mark) -> Result<(), LearnError> {
+        let Mark {
+            differences,
+            ratios,
+            ..
+        } = *mark;
+        let difference = &mut self.difference.0;
+        difference.exchange(gang, "differences of log-probabilities", differences)?;
+        self.ratios.0.exchange(gang, "corrections", ratios)
     }
 
     /// Sets the number of tokens that will go through forward passes.
@@ -552,14 +618,11 @@ impl<'a> Run<'a> {
             &mut observe,
             take,
         )?;
-        sums.add(&losses, &entropies)?;
         for weights in corrections.iter().filter(|_| is_old_known) {
             self.ratios.add(weights)?;
         }
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
-        sums.extremes(
-            &Tensor::f_cat(&held, 1)?,
-            &Sequences::of(&lengths, self.device)?,
-        )
+        let sequences = Sequences::of(&lengths, self.device)?;
+        sums.add(&losses, &entropies, &Tensor::f_cat(&held, 1)?, &sequences)
     }
 }

@@ -17,6 +17,9 @@
 //! | [`optimiser`] | AdamW over the model's parameters, on their device or the host, with exact state |
 //! | [`schedule`] | the learning rate of each update |
 //! | [`router`] | balance of the experts |
+//! | [`gang`] | [`Gang`]: the trainers of the ranks of a gang, which make the same updates together |
+//! | `division` | which rank computes which items of a step |
+//! | `tally` | numbers for the metrics, folded over micro-batches and ranks |
 //! | [`trainer`] | [`Trainer`]: `train` (in `grpo`), `supervise`, `train_reward`, `train_dpo`, `train_ppo` |
 //! | `smaller` | smaller micro-batches where memory ran out |
 //! | [`reward`] | how well a reward model separates |
@@ -29,10 +32,12 @@
 pub mod arena;
 pub mod batch;
 mod correction;
+mod division;
 mod dpo;
 mod error;
 pub mod estimate;
 mod fused_head;
+pub mod gang;
 mod grpo;
 pub mod head;
 mod last_token;
@@ -50,9 +55,11 @@ pub mod schedule;
 mod sequences;
 mod smaller;
 mod supervise;
+mod tally;
 pub mod trainer;
 pub mod value;
 
 pub use error::LearnError;
+pub use gang::Gang;
 pub use ppo::Critic;
 pub use trainer::Trainer;

@@ -2,7 +2,9 @@
 
 use crate::LearnError;
 use crate::batch::MicroBatch;
+use crate::gang::Gang;
 use crate::objective;
+use crate::tally::{Fold, Tally, count_of};
 use crate::trainer::Updated;
 use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, TrainSequence};
@@ -41,64 +43,38 @@ pub(crate) fn completions(sequences: &[TrainSequence]) -> Metrics {
         .collect()
 }
 
-/// |trainer's − sampler's log-probability| over tokens.
-pub(crate) struct Difference {
-    sum: Tensor,
-    max: Tensor,
-    tokens: i64,
-}
+/// |trainer's − sampler's log-probability| over tokens: sum, greatest, and number of tokens.
+pub(crate) struct Difference(pub Tally);
 
 impl Difference {
-    pub(crate) fn new(device: Device) -> Result<Difference, LearnError> {
-        let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, device));
-        Ok(Difference {
-            sum: zero()?,
-            max: zero()?,
-            tokens: 0,
-        })
-    }
-
-    /// The same numbers; what is added to one is not added to the other.
-    pub(crate) fn copy(&self) -> Difference {
-        Difference {
-            sum: self.sum.shallow_clone(),
-            max: self.max.shallow_clone(),
-            tokens: self.tokens,
-        }
+    pub(crate) fn new(device: Device) -> Difference {
+        Difference(Tally::new(&[Fold::Sum, Fold::Max(0.0), Fold::Sum], device))
     }
 
     pub(crate) fn add(&mut self, ours: &Tensor, theirs: &Tensor) -> Result<(), LearnError> {
         let difference = ours.f_sub(theirs)?.f_abs()?.f_to_kind(Kind::Double)?;
-        self.sum = self.sum.f_add(&difference.f_sum(Kind::Double)?)?;
-        self.max = self.max.f_maximum(&difference.f_max()?)?;
-        self.tokens += theirs.size1()?;
-        Ok(())
+        let (sum, max) = (difference.f_sum(Kind::Double)?, difference.f_max()?);
+        self.0.push(&[sum, max, count_of(theirs)?])
     }
 
     pub(crate) fn report(&self, metrics: &mut Metrics) -> Result<(), LearnError> {
-        let mean = self.sum.f_double_value(&[])? / self.tokens.max(1) as f64;
-        metrics.insert("sampling/sampling_logp_difference/mean".to_owned(), mean);
-        metrics.insert(
-            "sampling/sampling_logp_difference/max".to_owned(),
-            self.max.f_double_value(&[])?,
+        let total = Vec::<f64>::try_from(self.0.total()?)?;
+        let names = ["mean", "max"].map(|of| format!("sampling/sampling_logp_difference/{of}"));
+        metrics.extend(
+            names
+                .into_iter()
+                .zip([total[0] / total[2].max(1.0), total[1]]),
         );
         Ok(())
     }
 }
 
-/// Sums over the tokens of an update.
-pub(crate) struct MetricSums {
-    /// The sums of [`objective::Loss`], and Σ entropy: `[5]` float64.
-    sums: Tensor,
-    /// The smallest share of a sequence's tokens that the clip held back at the lower bound, a
-    /// scalar.
-    low_min: Tensor,
-    /// The largest share of a sequence's tokens that the clip held back at the upper bound, a
-    /// scalar.
-    high_max: Tensor,
-}
+/// Sums over the tokens of an update: those of [`objective::Loss`] and Σ entropy; then the smallest
+/// and the largest share of a sequence's tokens that the clip held back, at the lower and at the
+/// upper bound.
+pub(crate) struct MetricSums(Tally);
 
-/// The values of [`MetricSums`] on the host.
+/// The numbers of [`MetricSums`], folded.
 #[derive(Clone, Copy)]
 pub(crate) struct HostSums {
     pub loss: f64,
@@ -111,37 +87,31 @@ pub(crate) struct HostSums {
 }
 
 impl MetricSums {
-    pub(crate) fn new(device: Device) -> Result<MetricSums, LearnError> {
-        let options = (Kind::Double, device);
-        let scalar = |value: f64| Tensor::f_full([0i64; 0], value, options);
-        Ok(MetricSums {
-            sums: Tensor::f_zeros([5], options)?,
-            low_min: scalar(1.0)?,
-            high_max: scalar(0.0)?,
-        })
+    pub(crate) fn new(device: Device) -> MetricSums {
+        const COLUMNS: &[Fold] = &[
+            Fold::Sum,
+            Fold::Sum,
+            Fold::Sum,
+            Fold::Sum,
+            Fold::Sum,
+            Fold::Min(1.0),
+            Fold::Max(0.0),
+        ];
+        MetricSums(Tally::new(COLUMNS, device))
     }
 
-    /// Adds a micro-batch by its chunks, each with sums `[4]` and a scalar entropy.
+    /// Adds a micro-batch: its chunks' sums `[4]` and scalar entropies, and
+    /// [`objective::Loss::held`] of all its tokens, which are of these sequences.
     pub(crate) fn add(
         &mut self,
         losses: &[Tensor],
         entropies: &[Tensor],
-    ) -> Result<(), LearnError> {
-        let losses =
-            Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
-        let entropy = Tensor::f_stack(entropies, 0)?
-            .f_sum(Kind::Double)?
-            .f_view([1])?;
-        self.sums = self.sums.f_add(&Tensor::f_cat(&[losses, entropy], 0)?)?;
-        Ok(())
-    }
-
-    /// Updates the extremes from a micro-batch's [`objective::Loss::held`].
-    pub(crate) fn extremes(
-        &mut self,
         held: &Tensor,
         sequences: &objective::Sequences,
     ) -> Result<(), LearnError> {
+        let losses =
+            Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let entropy = Tensor::f_stack(entropies, 0)?.f_sum(Kind::Double)?;
         let shares = |bound: i64| {
             Ok::<_, LearnError>(
                 sequences
@@ -149,30 +119,29 @@ impl MetricSums {
                     .f_to_kind(Kind::Double)?,
             )
         };
-        self.low_min = self.low_min.f_minimum(&shares(0)?.f_min()?)?;
-        self.high_max = self.high_max.f_maximum(&shares(1)?.f_max()?)?;
-        Ok(())
+        let (low, high) = (shares(0)?.f_min()?, shares(1)?.f_max()?);
+        self.0.push(&[losses, entropy, low, high])
     }
 
-    /// The loss, a scalar on the device.
-    pub(crate) fn loss(&self) -> Result<Tensor, LearnError> {
-        Ok(self.sums.f_select(0, 0)?)
+    /// Folds the rows of all ranks, on the device; the first number is the loss.
+    pub(crate) fn total(&mut self, gang: Option<&Gang>) -> Result<Tensor, LearnError> {
+        self.0.exchange(gang, "metrics", 0)?;
+        self.0.total()
     }
+}
 
-    pub(crate) fn read(&self) -> Result<HostSums, LearnError> {
-        let at = |i: i64| self.sums.f_double_value(&[i]);
-        let (low_min, high_max) = (
-            self.low_min.f_double_value(&[])?,
-            self.high_max.f_double_value(&[])?,
-        );
+impl HostSums {
+    /// Reads what [`MetricSums::total`] returned.
+    pub(crate) fn read(total: &Tensor) -> Result<HostSums, LearnError> {
+        let at = |i: i64| total.f_double_value(&[i]);
         Ok(HostSums {
             loss: at(0)?,
             kl: at(1)?,
             at_low: at(2)?,
             at_high: at(3)?,
             entropy: at(4)?,
-            low_min,
-            high_max,
+            low_min: at(5)?,
+            high_max: at(6)?,
         })
     }
 }
@@ -309,17 +278,17 @@ mod tests {
 
     #[test]
     fn clip_extremes_are_those_of_sequences() {
-        let mut sums = MetricSums::new(Device::Cpu).unwrap();
+        let mut sums = MetricSums::new(Device::Cpu);
         let sequences = |lengths: &[usize]| objective::Sequences::of(lengths, Device::Cpu).unwrap();
         let held = |rows: [&[f32]; 2]| Tensor::stack(&rows.map(Tensor::from_slice), 0);
-        sums.extremes(
-            &held([&[1., 1., 0., 1., 1.], &[0., 0., 1., 0., 1.]]),
-            &sequences(&[3, 2]),
-        )
-        .unwrap();
-        sums.extremes(&held([&[1., 1.], &[0., 0.]]), &sequences(&[2]))
-            .unwrap();
-        let found = sums.read().unwrap();
+        let (losses, entropies) = ([Tensor::from_slice(&[0f64; 4])], [Tensor::from(0f64)]);
+        let mut add = |rows, lengths: &[usize]| {
+            sums.add(&losses, &entropies, &held(rows), &sequences(lengths))
+                .unwrap();
+        };
+        add([&[1., 1., 0., 1., 1.], &[0., 0., 1., 0., 1.]], &[3, 2]);
+        add([&[1., 1.], &[0., 0.]], &[2]);
+        let found = HostSums::read(&sums.total(None).unwrap()).unwrap();
         assert!(
             (found.low_min - 2.0 / 3.0).abs() < 1e-6 && (found.high_max - 0.5).abs() < 1e-6,
             "{} {}",

@@ -28,6 +28,18 @@ pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     bins
 }
 
+/// Packs `items` by [`best_fit`]; `length` is an item's.
+pub fn best_fit_of(
+    items: &[usize],
+    length: &dyn Fn(usize) -> usize,
+    budget: usize,
+) -> Vec<Vec<usize>> {
+    let lengths: Vec<usize> = items.iter().map(|&item| length(item)).collect();
+    let bins = best_fit(&lengths, budget).into_iter();
+    bins.map(|bin| bin.into_iter().map(|at| items[at]).collect())
+        .collect()
+}
+
 /// Packs like [`best_fit`], for sequences of which some share a beginning that is computed once in
 /// each micro-batch: they stay together as far as the budget allows. `shared[i]` is the name of the
 /// beginning and its length; the whole sequence has `lengths[i]`, which is at least that.

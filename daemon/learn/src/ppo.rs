@@ -6,19 +6,20 @@ use crate::estimate::{self, Estimate};
 use crate::grpo::Run;
 use crate::metrics::Progress;
 use crate::smaller::caught;
-use crate::trainer::{Passed, Trainer, add_load};
+use crate::tally::{Fold, Tally};
+use crate::trainer::{Load, Passed, Trainer, add_load};
 use crate::value::value_loss;
-use crate::{LearnError, minibatch, packing};
+use crate::{LearnError, minibatch};
 use r1d_model::{CausalLm, Forward, SequenceClassifier};
 use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
 use r1d_proto::worker::{Metrics, TrainPpo, TrainSequence};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// The value model and its trainer, beside the policy's.
 pub struct Critic<'a> {
     /// The value model.
     pub model: &'a SequenceClassifier,
-    /// The trainer of `model.model()`.
+    /// The trainer of `model.model()`, part of the gang that the policy's is part of.
     pub trainer: &'a mut Trainer,
 }
 
@@ -185,30 +186,25 @@ impl Critic<'_> {
 
     /// Computes a value for each completion token of each sequence, without gradients.
     fn values(&self, run: &mut Run) -> Result<Vec<Vec<f32>>, LearnError> {
-        let mut values = vec![Vec::new(); run.sequences.len()];
-        for group in packing::rollouts(
-            run.sequences,
-            &run.trained(),
-            self.shares_prompts(),
-            self.trainer.budget,
-        ) {
-            let micro = self.micro_batch(run.sequences, &group)?;
-            let hidden = self.trainer.hidden(self.model.model(), &micro)?;
-            let flat = tch::no_grad(|| {
-                Ok::<_, LearnError>(
-                    self.model
-                        .values(&hidden, &self.options())?
-                        .f_to_kind(Kind::Float)?,
-                )
-            })?;
-            let flat = Vec::<f32>::try_from(flat)?;
-            let mut rest = &flat[..];
-            for &index in &group {
-                let (own, behind) = rest.split_at(run.length(index).min(rest.len()));
-                values[index] = own.to_vec();
-                rest = behind;
-            }
+        let (model, trainer) = (self.model.model(), &self.trainer);
+        let division =
+            trainer.divide_sequences(run.sequences, &run.trained(), self.shares_prompts());
+        let mut found = Vec::new();
+        for group in division.micro_batches() {
+            let micro = self.micro_batch(run.sequences, group)?;
+            let hidden = trainer.hidden(model, &micro)?;
+            found.push(tch::no_grad(|| {
+                self.model.values(&hidden, &self.options())
+            })?);
             run.progress.add(&micro);
+        }
+        let flat = trainer.everywhere("values", model.device(), &found)?;
+        let flat = Vec::<f32>::try_from(flat)?;
+        let (mut values, mut rest) = (vec![Vec::new(); run.sequences.len()], &flat[..]);
+        for index in division.in_order() {
+            let (own, behind) = rest.split_at(run.length(index).min(rest.len()));
+            values[index] = own.to_vec();
+            rest = behind;
         }
         Ok(values)
     }
@@ -247,53 +243,23 @@ impl Critic<'_> {
         if tokens == 0 {
             return Ok(());
         }
-        let groups = packing::rollouts(
-            run.sequences,
-            minibatch,
-            self.shares_prompts(),
-            self.trainer.budget,
-        );
-        self.trainer.begin_update(groups.len())?;
-        let (mut sums, mut load) = (Vec::new(), None);
-        for group in groups {
-            let micro = self.micro_batch(run.sequences, &group)?;
-            let Passed {
-                hidden,
-                output,
-                blocks,
-            } = self.trainer.forward(model, &micro)?;
-            let aux = self.trainer.aux_share(
-                output.aux_loss.as_ref().map(Tensor::shallow_clone),
-                &micro,
-                minibatch.len(),
-            )?;
-            add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            drop(output);
-            let flat = |lists: &[Vec<f32>]| -> Result<Tensor, LearnError> {
-                let flat: Vec<f32> = group
-                    .iter()
-                    .flat_map(|&index| lists[index].iter().copied())
-                    .collect();
-                Ok(Tensor::f_from_slice(&flat)?.f_to_device(model.device())?)
-            };
-            let values = self.model.values(&hidden, &self.options())?;
-            let (old, returns) = (flat(&of.targets.values)?, flat(&of.targets.returns)?);
-            let clip = of.settings.cliprange_value;
-            let found = value_loss(&values, &old, &returns, clip, tokens as f64);
-            sums.push(Tensor::f_stack(
-                &[found.loss.f_detach()?.f_to_kind(Kind::Double)?, found.held],
-                0,
-            )?);
-            let loss = found.loss.f_mul_scalar(of.settings.vf_coef)?;
-            let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
-            r1d_torch::runtime::backward(&loss)?;
-            self.trainer.optimiser.accumulate()?;
-            self.trainer
-                .through_blocks(blocks, &micro, minibatch.len())?;
-            run.progress.add(&micro);
+        let shares = self.shares_prompts();
+        let division = self
+            .trainer
+            .divide_sequences(run.sequences, minibatch, shares);
+        self.trainer.begin_update(&division)?;
+        // The loss, and the number of tokens that the clip held back.
+        let mut sums = Tally::new(&[Fold::Sum; 2], model.device());
+        let mut load = None;
+        for leaf in division.own() {
+            for group in leaf {
+                let own = self.update_micro_batch(run, group, (of, tokens), &mut sums)?;
+                add_load(&mut load, own)?;
+            }
+            self.trainer.optimiser.end_leaf()?;
         }
-        let sums = Tensor::f_stack(&sums, 0)?;
-        let sums = sums.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        sums.exchange(self.trainer.gang.as_ref(), "metrics", 0)?;
+        let sums = sums.total()?;
         let loss = sums.f_select(0, 0)?;
         let updated = self
             .trainer
@@ -308,6 +274,48 @@ impl Critic<'_> {
         totals.held += held;
         totals.norm += updated.norm;
         Ok(())
+    }
+
+    /// Adds a micro-batch's gradients, and a row to `sums`; the update is over `tokens` tokens.
+    /// Returns its load.
+    fn update_micro_batch(
+        &mut self,
+        run: &mut Run,
+        group: &[usize],
+        (of, tokens): (ValueUpdate<'_>, usize),
+        sums: &mut Tally,
+    ) -> Result<Load, LearnError> {
+        let (model, sequences) = (self.model.model(), of.minibatch.len());
+        let micro = self.micro_batch(run.sequences, group)?;
+        let Passed {
+            hidden,
+            output,
+            blocks,
+        } = self.trainer.forward(model, &micro)?;
+        let aux = self.trainer.aux_share(
+            output.aux_loss.as_ref().map(Tensor::shallow_clone),
+            &micro,
+            sequences,
+        )?;
+        let load = output.load.as_ref().map(Tensor::shallow_clone);
+        drop(output);
+        let flat = |lists: &[Vec<f32>]| -> Result<Tensor, LearnError> {
+            let own = group.iter().flat_map(|&index| &lists[index]);
+            let flat: Vec<f32> = own.copied().collect();
+            Ok(Tensor::f_from_slice(&flat)?.f_to_device(model.device())?)
+        };
+        let values = self.model.values(&hidden, &self.options())?;
+        let (old, returns) = (flat(&of.targets.values)?, flat(&of.targets.returns)?);
+        let clip = of.settings.cliprange_value;
+        let found = value_loss(&values, &old, &returns, clip, tokens as f64);
+        sums.push(&[found.loss.f_detach()?, found.held])?;
+        let loss = found.loss.f_mul_scalar(of.settings.vf_coef)?;
+        let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
+        r1d_torch::runtime::backward(&loss)?;
+        self.trainer.optimiser.accumulate()?;
+        self.trainer.through_blocks(blocks, &micro, sequences)?;
+        run.progress.add(&micro);
+        Ok(load)
     }
 }
 

@@ -3,12 +3,13 @@
 
 use crate::last_token::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
-use crate::trainer::{Passed, Trainer, add_load};
+use crate::tally::{Fold, Tally};
+use crate::trainer::{Load, Passed, Trainer, add_load};
 use crate::{LearnError, batch, packing};
 use r1d_model::{Forward, SequenceClassifier};
 use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
 use r1d_torch::work;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Texts that share a loss: a pair's two, chosen first, or a labelled one.
 type Unit<'a> = Vec<Text<'a>>;
@@ -39,63 +40,88 @@ impl Trainer {
         let model = scorer.model();
         let units = units(scorer, &batch.batch)?;
         let texts: usize = units.iter().map(Vec::len).sum();
-        let share = !self.aux_loss(model).wanted();
-        // Scores, float64, in the order in which they were computed, and the units that they belong
-        // to.
-        let (mut scores, mut order, mut losses, mut load) =
-            (Vec::new(), Vec::new(), Vec::new(), None);
         let lengths: Vec<usize> = units
             .iter()
             .map(|unit| unit.iter().map(Text::tokens).sum())
             .collect();
-        let groups = packing::best_fit(&lengths, self.budget);
-        self.begin_update(groups.len())?;
-        for group in groups {
-            let own: Vec<Text> = group
-                .iter()
-                .flat_map(|&index| units[index].iter().copied())
-                .collect();
-            let micro = last_token::micro_batch(&own, share, model.device())?;
-            let Passed {
-                hidden,
-                output,
-                blocks,
-            } = self.forward(model, &micro)?;
-            let aux = self.aux_share(
-                output.aux_loss.as_ref().map(Tensor::shallow_clone),
-                &micro,
-                texts,
-            )?;
-            add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let values = scorer.values(
-                &hidden,
-                &Forward {
-                    invariant: self.invariant,
-                    ..Forward::default()
-                },
-            )?;
-            let loss = loss(&batch.batch, &group, &values, model.device())?;
-            losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
-            scores.push(values.f_detach()?.f_to_kind(Kind::Double)?);
-            let units = group.len() as u64;
-            order.extend(group);
-            let whole = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
-            r1d_torch::runtime::backward(&whole)?;
-            self.optimiser.accumulate()?;
-            self.through_blocks(blocks, &micro, texts)?;
-            work::moved(units);
+        let length = |unit: usize| lengths[unit];
+        let pack = |items: &[usize], budget| packing::best_fit_of(items, &length, budget);
+        let all: Vec<usize> = (0..units.len()).collect();
+        let division = self.divide(&all, &length, &pack);
+        self.begin_update(&division)?;
+        let mut losses = Tally::new(&[Fold::Sum], model.device());
+        // A row for each score, in the order in which they are computed.
+        let mut scores = Vec::new();
+        let mut load = None;
+        for leaf in division.own() {
+            for group in leaf {
+                let own: Vec<Text> = group
+                    .iter()
+                    .flat_map(|&index| units[index].iter().copied())
+                    .collect();
+                let loss = |values: &Tensor| loss(&batch.batch, group, values, model.device());
+                let of_update = (texts, &loss as &LossOfValues);
+                let (values, loss, own) = self.texts_micro_batch(scorer, &own, of_update)?;
+                losses.push(&[loss])?;
+                scores.push(values);
+                add_load(&mut load, own)?;
+                work::moved(group.len() as u64);
+            }
+            self.optimiser.end_leaf()?;
         }
-        let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?;
+        losses.exchange(self.gang.as_ref(), "metrics", 0)?;
+        let loss = losses.total()?.f_select(0, 0)?;
         let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         self.tokens_seen += lengths.iter().sum::<usize>() as i64;
 
-        let scores = Vec::<f64>::try_from(Tensor::f_cat(&scores, 0)?)?;
+        let scores = self.everywhere("scores", model.device(), &scores)?;
+        let scores = Vec::<f32>::try_from(scores)?;
+        let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+        let order: Vec<usize> = division.in_order().collect();
         let mut metrics = measures(&batch.batch, &scores, &order);
         self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }
+
+    /// Adds the gradients of a micro-batch of texts; the update is over `texts` texts. Returns
+    /// their scores, `[texts]`, their loss and their load.
+    fn texts_micro_batch(
+        &mut self,
+        scorer: &SequenceClassifier,
+        own: &[Text],
+        (texts, loss): (usize, &LossOfValues),
+    ) -> Result<(Tensor, Tensor, Load), LearnError> {
+        let model = scorer.model();
+        let share = !self.aux_loss(model).wanted();
+        let micro = last_token::micro_batch(own, share, model.device())?;
+        let Passed {
+            hidden,
+            output,
+            blocks,
+        } = self.forward(model, &micro)?;
+        let aux = self.aux_share(
+            output.aux_loss.as_ref().map(Tensor::shallow_clone),
+            &micro,
+            texts,
+        )?;
+        let load = output.load.as_ref().map(Tensor::shallow_clone);
+        let options = Forward {
+            invariant: self.invariant,
+            ..Forward::default()
+        };
+        let values = scorer.values(&hidden, &options)?;
+        let loss = loss(&values)?;
+        let whole = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
+        r1d_torch::runtime::backward(&whole)?;
+        self.optimiser.accumulate()?;
+        self.through_blocks(blocks, &micro, texts)?;
+        Ok((values.f_detach()?, loss.f_detach()?, load))
+    }
 }
+
+/// The loss of a micro-batch's values.
+type LossOfValues<'a> = dyn Fn(&Tensor) -> Result<Tensor, LearnError> + 'a;
 
 /// Checks the batch's texts and cuts each at the token that is scored.
 fn units<'a>(

@@ -37,7 +37,9 @@ impl Trainer {
         // Passes before the first update have micro-batches of unknown size.
         let largest = Some(self.largest).filter(|&tokens| tokens > 0);
         let tokens = self.budget.min(largest.unwrap_or(self.budget)) / 2;
-        if !error.ran_out_of_memory() || self.updates != updates || tokens == 0 {
+        // The micro-batches of a gang are no rank's own.
+        let is_own = self.gang.is_none();
+        if !is_own || !error.ran_out_of_memory() || self.updates != updates || tokens == 0 {
             return Ok(false);
         }
         tracing::warn!(

@@ -1,13 +1,18 @@
 //! Next-token prediction on given text: pretraining and supervised fine-tuning.
 
 use crate::batch::{self, Further, MicroBatch};
+use crate::division::Division;
 use crate::head::Chunk;
-use crate::trainer::{Passed, Trainer, add_load, utilisation};
+use crate::tally::{Fold, Tally};
+use crate::trainer::{Load, Passed, Trainer, add_load, utilisation};
 use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
 use r1d_torch::work;
 use tch::{Kind, Tensor};
+
+/// Loss and number of ids predicted right, and the same of the prediction module.
+const SUMS: &[Fold] = &[Fold::Sum; 4];
 
 impl Trainer {
     /// Makes one update on the batch.
@@ -35,45 +40,33 @@ impl Trainer {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
         let (chosen, tokens) = trained_ones(&batch.sequences)?;
-        let groups = self.pack_supervised(batch, &chosen);
-        self.begin_update(groups.len())?;
-        // Loss and number of ids predicted right, [2] float64.
-        let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
-        // The same sums of the prediction module.
-        let mut further_sums = sums.f_zeros_like()?;
-        let further_tokens: usize = chosen
+        let division = self.divide_supervised(batch, &chosen);
+        self.begin_update(&division)?;
+        let mut sums = Tally::new(SUMS, model.device());
+        let further = chosen
             .iter()
-            .map(|&index| further_targets(&batch.sequences[index]))
-            .sum();
-        let mut load = None;
-        for group in groups {
-            let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
-            let micro = MicroBatch::of_supervised(&sequences, model.device())?;
-            let Passed {
-                hidden,
-                output,
-                blocks,
-            } = self.forward(model, &micro)?;
-            let mut aux = self.aux_share(
-                output.aux_loss.as_ref().map(Tensor::shallow_clone),
-                &micro,
-                chosen.len(),
-            )?;
-            let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
-            if self.mtp_loss_weight > 0.0 {
-                let mut predicted =
-                    self.predict_further(model, &sequences, &output.hidden, further_tokens)?;
-                let balance = self.aux_share(predicted.balance.take(), &micro, chosen.len())?;
-                further_sums = further_sums.f_add(&predicted.sums)?;
-                loads = loads.map(|own| predicted.behind(own)).transpose()?;
-                aux = plus(aux, plus(predicted.loss, balance)?)?;
+            .map(|&i| batch::further_targets(&batch.sequences[i]));
+        let further: Vec<usize> = further.filter(|&targets| targets > 0).collect();
+        let further_tokens: usize = further.iter().sum();
+        let (mut load, mut fed) = (None, 0);
+        for leaf in division.own() {
+            for group in leaf {
+                let sequences: Vec<_> = group.iter().map(|&i| &batch.sequences[i]).collect();
+                let of = UpdateSize {
+                    sequences: chosen.len(),
+                    tokens,
+                    further_sequences: further.len(),
+                    further_tokens,
+                };
+                let (row, own) = self.supervise_micro_batch(model, &sequences, of)?;
+                sums.push(&row)?;
+                add_load(&mut load, own)?;
+                fed += sequences.iter().map(|own| own.ids.len()).sum::<usize>();
             }
-            add_load(&mut load, loads)?;
-            drop(output);
-            sums = sums.f_add(&self.predict(model, &micro, &hidden, aux, tokens)?)?;
-            self.through_blocks(blocks, &micro, chosen.len())?;
-            work::moved(sequences.iter().map(|own| own.ids.len() as u64).sum());
+            self.optimiser.end_leaf()?;
         }
+        sums.exchange(self.gang.as_ref(), "metrics", 0)?;
+        let sums = sums.total()?;
         let loss = sums.f_select(0, 0)?;
         let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         let length = |sequence: &SupervisedSequence| sequence.ids.len();
@@ -88,27 +81,59 @@ impl Trainer {
             sums.f_double_value(&[1])? / tokens as f64,
         );
         if further_tokens > 0 && self.mtp_loss_weight > 0.0 {
-            put("mtp_loss", further_sums.f_double_value(&[0])?);
+            put("mtp_loss", sums.f_double_value(&[2])?);
             put(
                 "mtp_mean_token_accuracy",
-                further_sums.f_double_value(&[1])? / further_tokens as f64,
+                sums.f_double_value(&[3])? / further_tokens as f64,
             );
         }
         self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
-        let tokens = chosen.iter().map(|&i| batch.sequences[i].ids.len()).sum();
-        utilisation(self, model, tokens, &mut metrics);
+        utilisation(self, model, fed, &mut metrics);
         Ok(metrics)
     }
 
+    /// Adds a micro-batch's gradients. Returns its [`SUMS`], two vectors of two, and its load.
+    fn supervise_micro_batch(
+        &mut self,
+        model: &CausalLm,
+        sequences: &[&SupervisedSequence],
+        of: UpdateSize,
+    ) -> Result<([Tensor; 2], Load), LearnError> {
+        let micro = MicroBatch::of_supervised(sequences, model.device())?;
+        let Passed {
+            hidden,
+            output,
+            blocks,
+        } = self.forward(model, &micro)?;
+        let mut aux = self.aux_share(
+            output.aux_loss.as_ref().map(Tensor::shallow_clone),
+            &micro,
+            of.sequences,
+        )?;
+        let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
+        let mut further_sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
+        if self.mtp_loss_weight > 0.0 {
+            let predicted = self.predict_further(model, sequences, &output.hidden, of)?;
+            loads = loads.map(|own| predicted.behind(own)).transpose()?;
+            further_sums = predicted.sums;
+            aux = plus(aux, plus(predicted.loss, predicted.balance)?)?;
+        }
+        drop(output);
+        let sums = self.predict(model, &micro, &hidden, aux, of.tokens)?;
+        self.through_blocks(blocks, &micro, of.sequences)?;
+        work::moved(sequences.iter().map(|own| own.ids.len() as u64).sum());
+        Ok(([sums, further_sums], loads))
+    }
+
     /// Adds the prediction module's part of a micro-batch of `sequences` whose pass returned
-    /// `hidden`; `tokens` is the number of its targets in the whole update.
+    /// `hidden`.
     fn predict_further(
         &mut self,
         model: &CausalLm,
         sequences: &[&SupervisedSequence],
         hidden: &Tensor,
-        tokens: usize,
+        of: UpdateSize,
     ) -> Result<Predicted, LearnError> {
         let nothing = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         let Some(further) = Further::of_supervised(sequences, model.device())? else {
@@ -135,7 +160,7 @@ impl Trainer {
         let mut loss = |logp: &Tensor, _start: i64| {
             let loss = logp
                 .f_sum(Kind::Float)?
-                .f_mul_scalar(-1.0 / tokens as f64)?;
+                .f_mul_scalar(-1.0 / of.further_tokens as f64)?;
             losses.push(loss.f_detach()?);
             Ok(loss.f_mul_scalar(mtp_loss_weight)?)
         };
@@ -149,9 +174,11 @@ impl Trainer {
             &mut observe,
             &mut take,
         )?;
+        let share = further.next.lengths.len() as f64 / of.further_sequences.max(1) as f64;
+        let balance = output.aux_loss.map(|balance| balance.f_mul_scalar(share));
         Ok(Predicted {
             loss: surrogate,
-            balance: output.aux_loss,
+            balance: balance.transpose()?,
             sums: totals(&losses, &right)?,
             load: output.load,
         })
@@ -189,23 +216,29 @@ impl Trainer {
         totals(&losses, &right)
     }
 
-    fn pack_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = chosen
-            .iter()
-            .map(|&index| batch.sequences[index].ids.len() - 1)
-            .collect();
-        let bins = packing::best_fit(&lengths, self.budget);
-        bins.into_iter()
-            .map(|bin| bin.into_iter().map(|i| chosen[i]).collect())
-            .collect()
+    fn divide_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Division {
+        let fed = |index: usize| batch.sequences[index].ids.len() - 1;
+        let pack = |items: &[usize], budget| packing::best_fit_of(items, &fed, budget);
+        self.divide(chosen, &fed, &pack)
     }
+}
+
+/// The numbers of a whole update, which a micro-batch's share of it depends on.
+#[derive(Clone, Copy)]
+struct UpdateSize {
+    sequences: usize,
+    /// Trained ids.
+    tokens: usize,
+    /// Sequences that the prediction module has targets in, and the number of these.
+    further_sequences: usize,
+    further_tokens: usize,
 }
 
 /// The prediction module's results for a micro-batch.
 struct Predicted {
     /// A scalar whose gradients are the loss's, in everything except the head.
     loss: Option<Tensor>,
-    /// The module's balance losses.
+    /// The micro-batch's share of the module's balance losses.
     balance: Option<Tensor>,
     /// The module's loss without λ, and the number of ids that it predicted right: `[2]` float64.
     sums: Tensor,
@@ -239,17 +272,6 @@ fn trained_ones(sequences: &[SupervisedSequence]) -> Result<(Vec<usize>, usize),
     }
     let has_one = |&index: &usize| counts[index] > 0;
     Ok(((0..sequences.len()).filter(has_one).collect(), tokens))
-}
-
-/// The number of trained ids that have two others before them.
-fn further_targets(sequence: &SupervisedSequence) -> usize {
-    sequence
-        .trained
-        .iter()
-        .take(sequence.ids.len())
-        .skip(2)
-        .filter(|&&trained| trained)
-        .count()
 }
 
 fn plus(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, LearnError> {

@@ -1,6 +1,8 @@
 //! The trainer: a model's optimiser, and the parts that all kinds of updates share.
 
 use crate::batch::MicroBatch;
+use crate::division::{Divider, Division, Pack};
+use crate::gang::Gang;
 use crate::head::Head;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
@@ -31,6 +33,8 @@ pub struct Trainer {
     checkpointing: Option<GradientCheckpointing>,
     /// Number of prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
+    /// The gang that updates are made with; `None` if they are made alone.
+    pub(crate) gang: Option<Gang>,
     clock: Option<SharedClock>,
     /// Floating-point operations a second that the device can do; `None` where that is not known.
     peak: Option<f64>,
@@ -69,10 +73,30 @@ impl Trainer {
         max_tokens_per_device: u32,
         invariant: bool,
     ) -> Result<Trainer, LearnError> {
+        let tokens = max_tokens_per_device;
+        Trainer::in_gang(model, optimiser, router, tokens, invariant, None)
+    }
+
+    /// Makes a trainer that is part of a gang. All ranks have the same weights and settings, and
+    /// are given the same requests; afterwards they have the same weights and metrics, except for
+    /// times and what a rank computed. `gang` of one rank trains as without one.
+    ///
+    /// An update for which a rank has not memory enough fails on all of them: micro-batches are the
+    /// same for all ranks, so none can make its own smaller.
+    pub fn in_gang(
+        model: &CausalLm,
+        optimiser: &hyperparameters::Optimiser,
+        router: RouterTraining,
+        max_tokens_per_device: u32,
+        invariant: bool,
+        gang: Option<Gang>,
+    ) -> Result<Trainer, LearnError> {
         model.set_requires_grad(true);
+        let gang = gang.filter(|gang| !gang.is_alone());
         Ok(Trainer {
-            optimiser: Optimiser::new(model.parameters(), optimiser)?
+            optimiser: Optimiser::in_gang(model.parameters(), optimiser, gang.clone())?
                 .with_kernels(model.kernels().cloned()),
+            gang,
             router,
             budget: max_tokens_per_device.max(1) as usize,
             largest: 0,
@@ -118,7 +142,8 @@ impl Trainer {
     }
 
     /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of
-    /// live memory. The position in the schedule is not part of it, because each request has it.
+    /// live memory. The position in the schedule is not part of it, because each request has it. In
+    /// a gang whose ranks share the optimiser's states it is this rank's share.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = self.optimiser.state();
         state.push((
@@ -131,19 +156,36 @@ impl Trainer {
     /// Reads a [`state`](Self::state) that [`checkpoint::save_tensors`] wrote to `file`, bit for
     /// bit and tensor by tensor, into live memory. Call it after the model's weights are restored.
     pub fn restore(&mut self, file: &Path) -> Result<(), LearnError> {
+        self.restore_shares(&[file])
+    }
+
+    /// Reads the states that the ranks of a gang wrote to a file each, of this layout or another.
+    /// One without shares writes its whole state on any rank, which is enough.
+    pub fn restore_shares(&mut self, files: &[&Path]) -> Result<(), LearnError> {
         let state = self.state();
-        checkpoint::restore_tensors(file, &state)?;
+        checkpoint::restore_tensors(files, &state)?;
         if let Some((_, tokens)) = state.last() {
             self.tokens_seen = tokens.f_int64_value(&[0])?;
         }
         self.optimiser.restored()
     }
 
-    /// Begins an update over `micro_batches` micro-batches: there are no gradients yet.
-    pub(crate) fn begin_update(&mut self, micro_batches: usize) -> Result<(), LearnError> {
+    /// Divides the `items` of a step, whose tokens are about `cost` each, among ranks and
+    /// micro-batches.
+    pub(crate) fn divide(
+        &self,
+        items: &[usize],
+        cost: &dyn Fn(usize) -> usize,
+        pack: &Pack,
+    ) -> Division {
+        Divider::of(self.gang.as_ref()).divide(items, cost, self.budget, pack)
+    }
+
+    /// Begins an update over the micro-batches of a division: there are no gradients yet.
+    pub(crate) fn begin_update(&mut self, division: &Division) -> Result<(), LearnError> {
         self.optimiser.clear_gradients()?;
         // A block's gradients are not to stay beside those of all others.
-        let at_once = micro_batches == 1 && self.checkpointing.is_none();
+        let at_once = division.micro_batches().count() == 1 && self.checkpointing.is_none();
         self.optimiser.hold_gradients(at_once);
         Ok(())
     }
@@ -283,6 +325,8 @@ impl Trainer {
         loss: &Tensor,
         load: Load,
     ) -> Result<Updated, LearnError> {
+        span("gradient exchange", || self.optimiser.exchange_gradients())?;
+        let load = self.load_everywhere(model, load)?;
         let norm = span("gradient norm", || self.optimiser.gradient_norm())?;
         let norm = norm.f_to_device(loss.device())?;
         let numbers = Tensor::f_stack(&[loss, &norm], 0)?;
@@ -315,6 +359,25 @@ impl Trainer {
             learning_rate,
             load_max_over_mean,
         })
+    }
+
+    /// The load of all ranks' tokens.
+    fn load_everywhere(&self, model: &CausalLm, load: Load) -> Result<Load, LearnError> {
+        let Some(gang) = self.gang.as_ref().filter(|_| model.config.moe_layers > 0) else {
+            return Ok(load);
+        };
+        let own = match load {
+            Some(load) => load,
+            // A rank without micro-batches.
+            None => Tensor::f_zeros([0, model.config.experts], (Kind::Int64, model.device()))?,
+        };
+        let all = gang.all_gather("expert load", &own)?;
+        let (mut sum, mut at) = (None, 0);
+        for count in all.counts.into_iter().filter(|&count| count > 0) {
+            add_load(&mut sum, Some(all.rows.f_narrow(0, at, count)?))?;
+            at += count;
+        }
+        Ok(sum)
     }
 
     /// Reports the metrics that all kinds of one-update steps share.
@@ -372,9 +435,9 @@ fn share(batch: &MicroBatch, sequences: usize) -> f64 {
     batch.packed.lengths.len() as f64 / sequences.max(1) as f64
 }
 
-/// Adds `perf/mfu` of an update over `tokens` tokens whose time is known, where the device's peak
-/// is: six operations for each token and parameter that it uses (PaLM, appendix B, without
-/// attention's own products).
+/// Adds `perf/mfu` of an update in which this rank computed `tokens` tokens, whose time is known,
+/// where the device's peak is: six operations for each token and parameter that it uses (PaLM,
+/// appendix B, without attention's own products).
 pub(crate) fn utilisation(
     trainer: &Trainer,
     model: &CausalLm,

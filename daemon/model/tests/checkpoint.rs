@@ -221,7 +221,7 @@ fn a_directory_appears_whole_or_not_at_all() {
         fs::create_dir(dir.join("reference")).unwrap();
         fs::write(dir.join("reference/config.json"), "{}").unwrap();
         fs::write(dir.join("weights"), "abc").unwrap();
-        Ok(())
+        Ok::<_, ModelError>(())
     })
     .unwrap();
     assert_eq!(names(), ["step-10"]);
@@ -238,7 +238,7 @@ fn a_directory_appears_whole_or_not_at_all() {
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
     assert_eq!(checkpoint::verify_manifest(&target).unwrap(), manifest);
-    let again = checkpoint::write_directory_atomically(&target, |_| Ok(()));
+    let again = checkpoint::write_directory_atomically(&target, |_| Ok::<_, ModelError>(()));
     assert!(again.unwrap_err().to_string().contains("exists already"));
 
     let damage = |work: &dyn Fn()| {
@@ -441,4 +441,61 @@ fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
             "{error}"
         );
     }
+}
+
+/// Ranks that share a tensor save what each has. Whoever has another part of it, or all, finds it.
+#[test]
+fn parts_of_tensors_become_other_parts() {
+    let dir = tempdir().unwrap();
+    let numbers = Tensor::arange(24, (Kind::Float, Device::Cpu));
+    let cut = |from: i64, length: i64| numbers.narrow(0, from, length);
+    let name = |from: i64| checkpoint::part_name("exp_avg.a", from);
+    let count = || ("steps".to_owned(), Tensor::from_slice(&[3f32]));
+    let files = [dir.path().join("0"), dir.path().join("1")];
+    let saved = [
+        vec![(name(0), cut(0, 10)), count()],
+        vec![
+            (name(10), cut(10, 14)),
+            count(),
+            ("b".to_owned(), cut(1, 4)),
+        ],
+    ];
+    for (file, tensors) in files.iter().zip(&saved) {
+        checkpoint::save_tensors(file, tensors).unwrap();
+    }
+    let files: Vec<&Path> = files.iter().map(|file| file.as_path()).collect();
+    let options = (Kind::Float, Device::Cpu);
+    let whole = ("exp_avg.a".to_owned(), Tensor::zeros([4, 6], options));
+    let part = (name(7), Tensor::zeros([9], options));
+    let step = ("steps".to_owned(), Tensor::zeros([1], options));
+    let live = [whole, part, step];
+    checkpoint::restore_tensors(&files, &live).unwrap();
+    assert_eq!(live[0].1.view([-1]), numbers);
+    assert_eq!(live[1].1, cut(7, 9));
+    assert_eq!(live[2].1, Tensor::from_slice(&[3f32]));
+
+    // A whole tensor's parts, and what is missing.
+    let part = (checkpoint::part_name("b", 2), Tensor::zeros([2], options));
+    checkpoint::restore_tensors(&files[1..], std::slice::from_ref(&part)).unwrap();
+    assert_eq!(part.1, cut(3, 2));
+    let refused = |files: &[&Path], of: (&str, Tensor)| {
+        let live = [
+            ("steps".to_owned(), Tensor::zeros([1], options)),
+            (of.0.to_owned(), of.1),
+        ];
+        let error = checkpoint::restore_tensors(files, &live).unwrap_err();
+        assert_eq!(
+            live[0].1,
+            Tensor::zeros([1], options),
+            "something was written"
+        );
+        error.to_string()
+    };
+    let whole = || ("exp_avg.a", Tensor::zeros([4, 6], options));
+    assert!(refused(&files[..1], whole()).contains("element 10 of tensor `exp_avg.a` is not"));
+    let narrow = Tensor::zeros([4, 6], (Kind::BFloat16, Device::Cpu));
+    assert!(refused(&files, ("exp_avg.a", narrow)).contains("F32"));
+    let shape = Tensor::zeros([2, 2], options);
+    assert!(refused(&files, ("b", shape)).contains("tensor `b` is F32 [4]"));
+    assert!(refused(&files, ("c", Tensor::zeros([1], options))).contains("`c` is not there"));
 }

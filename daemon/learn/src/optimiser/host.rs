@@ -41,8 +41,13 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn new(table: &Table, device: Device) -> Result<Staging, LearnError> {
-        let blocks = table.blocks(BLOCK_ELEMENTS);
+    /// Makes the memory for all blocks of the table, or for those of a rank's share.
+    pub(super) fn new(
+        table: &Table,
+        own: Option<&[Block]>,
+        device: Device,
+    ) -> Result<Staging, LearnError> {
+        let blocks = own.map_or_else(|| table.blocks(BLOCK_ELEMENTS), <[Block]>::to_vec);
         let sizes = blocks
             .iter()
             .map(|block| block.range.end - block.range.start);

@@ -7,18 +7,24 @@
 //! them.
 
 mod by_kernels;
+mod gradients;
 mod host;
+mod membership;
 #[cfg(test)]
 mod tests;
 
 use crate::LearnError;
-use crate::arena::{Arena, Block, Part, Table};
+use crate::arena::{Arena, Block, Part, Place, Table};
+use crate::gang::Gang;
 use host::Staging;
+use membership::Membership;
 use r1d_kernels::TrainKernels;
+use r1d_model::checkpoint::part_name;
 use r1d_proto::hyperparameters::{self, Dtype, NARROW_ADAM_BETA2_MAX, OptimizerOffload};
 use r1d_torch::adamw::{AdamW, Conditions, Slices};
 use r1d_torch::foreach;
 use r1d_torch::work;
+use std::ops::Range;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -43,8 +49,8 @@ pub struct Optimiser {
     exp_avg_sq: Arena,
     /// The number of updates of each parameter, `[parameters]` float32.
     steps: Tensor,
-    /// The float32 sums over micro-batches, made with the first gradient; only for parameters with
-    /// a master.
+    /// The float32 sums over micro-batches, made with the first gradient; only for parameters that
+    /// are summed. In a gang they are a leaf's, and behind the exchange those of this rank's part.
     gradients: Option<Arena>,
     /// Which parameters have a gradient, in their sum or held.
     reached: Vec<bool>,
@@ -56,15 +62,20 @@ pub struct Optimiser {
     kernels: Option<Arc<TrainKernels>>,
     /// What passes between the device and the host; `None` if the optimiser is on the device.
     staging: Option<Staging>,
+    /// The part in a gang's updates; `None` without a gang.
+    membership: Option<Membership>,
 }
 
-/// A parameter of the model and its parts of the arenas, in its shape.
+/// A parameter of the model, and what this rank has of its master and moments: in its shape if that
+/// is all, else flat.
 struct Parameter {
     tensor: Tensor,
     decays: bool,
     /// Whether AdamW updates a master in its place: it is of lower precision, or elsewhere.
     has_master: bool,
-    /// The tensor that AdamW updates, the master or the parameter itself.
+    /// The elements that this rank updates.
+    own: Range<i64>,
+    /// The tensor that AdamW updates: the master, or these elements of the parameter itself.
     weight: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -116,12 +127,45 @@ impl Lists {
     }
 }
 
+impl Parameter {
+    /// The elements of the model's parameter that this rank updates, a view: in its shape if they
+    /// are all, else flat.
+    fn published(&self) -> Result<Tensor, LearnError> {
+        elements_of(&self.tensor, &self.own)
+    }
+}
+
+/// Some elements of a tensor, a flat view; all of them in its shape.
+fn elements_of(tensor: &Tensor, elements: &Range<i64>) -> Result<Tensor, LearnError> {
+    let length = elements.end - elements.start;
+    let tensor = tensor.f_detach()?;
+    if length == tensor.numel() as i64 {
+        return Ok(tensor);
+    }
+    Ok(tensor.f_view([-1])?.f_narrow(0, elements.start, length)?)
+}
+
+/// The elements of a place that are among these of the arena.
+fn within(place: &Place, elements: &Range<i64>) -> Range<i64> {
+    let at = |element: i64| (element - place.offset).clamp(0, place.elements());
+    at(elements.start)..at(elements.end)
+}
+
 impl Optimiser {
     /// Makes an optimiser with fresh moments. `parameters` are the model's leaves; they are updated
     /// in place.
     pub fn new(
         parameters: Vec<(String, Tensor)>,
         settings: &hyperparameters::Optimiser,
+    ) -> Result<Optimiser, LearnError> {
+        Optimiser::in_gang(parameters, settings, None)
+    }
+
+    /// Makes an optimiser that is part of a gang. The parameters are the same on all ranks.
+    pub fn in_gang(
+        parameters: Vec<(String, Tensor)>,
+        settings: &hyperparameters::Optimiser,
+        gang: Option<Gang>,
     ) -> Result<Optimiser, LearnError> {
         check(settings)?;
         let Some((_, first)) = parameters.first() else {
@@ -137,10 +181,14 @@ impl Optimiser {
                 .iter()
                 .map(|(name, tensor)| (name.clone(), tensor.size())),
         );
+        let gang = gang.filter(|gang| !gang.is_alone());
+        let membership = gang.map(|gang| Membership::new(gang, &table));
+        let all = 0..table.elements;
+        let elements = membership.as_ref().map_or(all, Membership::elements);
         // It takes time to zero memory, so this reports progress.
         let arena = |kind: Kind| {
             work::moved(0);
-            Arena::zeros(&table, kind, home)
+            Arena::zeros_of(elements.clone(), kind, home)
         };
         let has_master = |tensor: &Tensor| offloads || tensor.kind() != Kind::Float;
         let masters = parameters.iter().any(|(_, tensor)| has_master(tensor));
@@ -149,20 +197,24 @@ impl Optimiser {
         let exp_avg_sq = arena(kind_of(settings.exp_avg_sq_dtype))?;
         let with_place = parameters.into_iter().zip(&table.places);
         let parameters = with_place.map(|((name, tensor), place)| {
-            let has_master = has_master(&tensor);
+            let own = within(place, &elements);
+            let masters = masters.as_ref().filter(|_| has_master(&tensor));
             Ok(Parameter {
                 decays: decays(&name, &tensor),
-                has_master,
-                weight: match masters.as_ref().filter(|_| has_master) {
-                    Some(masters) => masters.tensor(place)?,
-                    None => tensor.f_detach()?,
+                has_master: masters.is_some(),
+                weight: match masters {
+                    Some(masters) => masters.part(place, &own)?,
+                    None => elements_of(&tensor, &own)?,
                 },
-                exp_avg: exp_avg.tensor(place)?,
-                exp_avg_sq: exp_avg_sq.tensor(place)?,
+                exp_avg: exp_avg.part(place, &own)?,
+                exp_avg_sq: exp_avg_sq.part(place, &own)?,
+                own,
                 tensor,
             })
         });
         let parameters = parameters.collect::<Result<Vec<_>, LearnError>>()?;
+        let own_blocks = membership.as_ref().map(Membership::own_blocks);
+        let staging = offloads.then(|| Staging::new(&table, own_blocks, device));
         let optimiser = Optimiser {
             settings: settings.clone(),
             masters,
@@ -174,7 +226,8 @@ impl Optimiser {
             held: parameters.iter().map(|_| None).collect(),
             holds: false,
             kernels: None,
-            staging: offloads.then(|| Staging::new(&table, device)).transpose()?,
+            staging: staging.transpose()?,
+            membership,
             table,
             parameters,
         };
@@ -191,7 +244,8 @@ impl Optimiser {
     fn take_masters(&self, chosen: impl Fn(&Parameter) -> bool) -> Result<(), LearnError> {
         for own in self.parameters.iter().filter(|own| own.has_master) {
             if chosen(own) {
-                tch::no_grad(|| own.weight.shallow_clone().f_copy_(&own.tensor))?;
+                let weight = own.published()?;
+                tch::no_grad(|| own.weight.shallow_clone().f_copy_(&weight))?;
                 work::moved(0);
             }
         }
@@ -202,125 +256,20 @@ impl Optimiser {
     pub fn with_kernels(self, kernels: Option<Arc<TrainKernels>>) -> Optimiser {
         let known = |own: &Parameter| matches!(own.tensor.kind(), Kind::Float | Kind::BFloat16);
         Optimiser {
-            kernels: kernels.filter(|_| self.parameters.iter().all(known)),
+            kernels: kernels
+                .filter(|_| self.membership.is_none() && self.parameters.iter().all(known)),
             ..self
         }
     }
 
-    /// Sets whether a parameter's first gradient stays as the backward pass leaves it, in the
-    /// parameter's own dtype, until a second one is added to it. Where one pass is all of an
-    /// update, it need not go through a float32 sum, whose value would be the same. It has an
-    /// effect where r1d's own kernels make the update.
-    pub fn hold_gradients(&mut self, on: bool) {
-        self.holds = on && self.kernels.is_some() && self.staging.is_none();
-    }
-
-    /// Drops all gradients.
-    pub fn clear_gradients(&mut self) -> Result<(), LearnError> {
-        self.reached.fill(false);
-        self.held.fill_with(|| None);
-        let tensors = self
-            .parameters
-            .iter()
-            .map(|own| own.tensor.shallow_clone())
-            .collect::<Vec<_>>();
-        Ok(foreach::clear_gradients(&tensors)?)
-    }
-
-    /// Adds the gradients of a backward pass, and must be called after each one: gradients of
-    /// parameters with a master are summed in float32, not in their own dtype.
-    pub fn accumulate(&mut self) -> Result<(), LearnError> {
-        let mut taken = Vec::new();
-        for index in 0..self.parameters.len() {
-            if !self.parameters[index].has_master {
-                continue;
-            }
-            let gradient = self.parameters[index].tensor.f_grad()?;
-            if !gradient.defined() {
-                continue;
-            }
-            if self.holds && !self.reached[index] {
-                self.held[index] = Some(gradient.f_detach()?);
-            } else {
-                self.add(index, &gradient)?;
-            }
-            self.reached[index] = true;
-            taken.push(self.parameters[index].tensor.shallow_clone());
-            work::moved(0);
-        }
-        Ok(foreach::clear_gradients(&taken)?)
-    }
-
-    /// Adds a gradient to the parameter's float32 sum.
-    fn add(&mut self, index: usize, gradient: &Tensor) -> Result<(), LearnError> {
-        let mut sum = self.sum(index)?;
-        let held = self.held[index].take();
-        Ok(tch::no_grad(|| {
-            if let Some(held) = &held {
-                sum.f_copy_(held)?;
-            }
-            if self.reached[index] {
-                sum.f_add_(gradient).map(drop)
-            } else {
-                sum.f_copy_(gradient)
-            }
-        })?)
-    }
-
-    /// The float32 sum of a parameter's gradients, a view whose contents count once the parameter
-    /// is `reached`.
-    fn sum(&mut self, index: usize) -> Result<Tensor, LearnError> {
-        let gradients = match self.gradients.take() {
-            Some(gradients) => gradients,
-            None => {
-                let device = self.parameters[index].tensor.device();
-                Arena::zeros(&self.table, Kind::Float, device)?
-            }
-        };
-        self.gradients
-            .insert(gradients)
-            .tensor(&self.table.places[index])
-    }
-
-    /// The float32 sum of a parameter's gradients, for those who add to it themselves; `None` if it
-    /// has none, because it is float32 itself or not trained.
-    pub fn sum_of(&mut self, parameter: &Tensor) -> Result<Option<Tensor>, LearnError> {
-        let index = self
-            .parameters
-            .iter()
-            .position(|own| own.has_master && own.tensor.data_ptr() == parameter.data_ptr());
-        let Some(index) = index else { return Ok(None) };
-        let mut sum = self.sum(index)?;
-        if let Some(held) = self.held[index].take() {
-            tch::no_grad(|| sum.f_copy_(&held))?;
-        } else if !self.reached[index] {
-            let _ = tch::no_grad(|| sum.f_zero_())?;
-            self.reached[index] = true;
-        }
-        Ok(Some(sum))
-    }
-
-    /// The gradient of each parameter; `None` for those without one.
-    fn gradients(&self) -> Result<Vec<Option<Tensor>>, LearnError> {
-        let of = |(index, own): (usize, &Parameter)| {
-            if let Some(held) = &self.held[index] {
-                return Ok(Some(held.shallow_clone()));
-            }
-            if own.has_master {
-                let sums = self.gradients.as_ref().filter(|_| self.reached[index]);
-                let place = &self.table.places[index];
-                return sums.map(|sums| sums.tensor(place)).transpose();
-            }
-            let gradient = own.tensor.f_grad()?;
-            Ok(gradient.defined().then_some(gradient))
-        };
-        self.parameters.iter().enumerate().map(of).collect()
-    }
-
     /// The global norm of the gradients before clipping, a float64 scalar on their device, which is
     /// not waited for. On a GPU it is the root of square sums in float64, of parts of a fixed size
-    /// in a fixed order; on the CPU it is summed parameter by parameter in float32.
+    /// in a fixed order; on the CPU it is summed parameter by parameter in float32, in a gang from
+    /// square sums of blocks in float64.
     pub fn gradient_norm(&self) -> Result<Tensor, LearnError> {
+        if let Some(own) = &self.membership {
+            return self.norm_in_gang(own);
+        }
         if let Some(kernels) = &self.kernels {
             return self.norm_by_kernels(kernels);
         }
@@ -367,6 +316,7 @@ impl Optimiser {
                 }
             }
         }
+        self.gather_weights()?;
         self.clear_gradients()
     }
 
@@ -390,6 +340,10 @@ impl Optimiser {
     }
 
     fn update_in_place(&self, learning_rate: f64, verdict: &Verdict) -> Result<(), LearnError> {
+        if let Some(own) = &self.membership {
+            self.update_own_blocks(own, learning_rate, verdict)?;
+            return self.publish();
+        }
         // Moments that are float32 already need not be widened part by part.
         let elements = if self.has_narrow_moments() {
             WIDENED_ELEMENTS
@@ -438,7 +392,7 @@ impl Optimiser {
                 &mut without
             };
             lists.push([
-                part.of_place(&own.weight)?,
+                part.of_place_from(&own.weight, own.own.start)?,
                 gradient,
                 part.of(&wide[0])?,
                 part.of(&wide[1])?,
@@ -478,11 +432,14 @@ impl Optimiser {
 
     /// Counts the update for the parameters that it reaches, unless it changes nothing.
     fn count_updates(&self, verdict: &Verdict) -> Result<(), LearnError> {
-        let reached: Vec<f32> = self
-            .gradients()?
-            .iter()
-            .map(|gradient| gradient.is_some() as u8 as f32)
-            .collect();
+        let reached: Vec<f32> = match self.membership {
+            Some(_) => self.reached.iter().map(|&own| own as u8 as f32).collect(),
+            None => self
+                .gradients()?
+                .iter()
+                .map(|gradient| gradient.is_some() as u8 as f32)
+                .collect(),
+        };
         let mut steps = self.steps.shallow_clone();
         tch::no_grad(|| {
             let counted = verdict.found_inf.f_mul_scalar(-1.0)?.f_add_scalar(1.0)?;
@@ -498,21 +455,38 @@ impl Optimiser {
     /// Rounds the master weights into the model's.
     fn publish(&self) -> Result<(), LearnError> {
         let masters = self.parameters.iter().filter(|own| own.has_master);
-        let (parameters, weights): (Vec<Tensor>, Vec<Tensor>) = masters
-            .map(|own| (own.tensor.shallow_clone(), own.weight.shallow_clone()))
-            .unzip();
-        Ok(foreach::copy(&parameters, &weights)?)
+        let masters: Vec<&Parameter> = masters.filter(|own| !own.own.is_empty()).collect();
+        let parameters = masters.iter().map(|own| own.published());
+        let weights: Vec<Tensor> = masters
+            .iter()
+            .map(|own| own.weight.shallow_clone())
+            .collect();
+        Ok(foreach::copy(
+            &parameters.collect::<Result<Vec<_>, _>>()?,
+            &weights,
+        )?)
     }
 
     /// Everything that is needed to continue with the same bits, as views of live memory: `steps`
     /// `[parameters]`, and for each parameter in its shape `exp_avg.NAME` and `exp_avg_sq.NAME` in
     /// their dtypes and, below float32, `master.NAME`, float32. It does not depend on where the
     /// optimiser is. After writing to them call [`restored`](Self::restored).
+    ///
+    /// A rank that has a share only gives this share; what it has in part is flat, by
+    /// [`part_name`].
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = vec![("steps".to_owned(), self.steps.shallow_clone())];
         for (place, own) in self.table.places.iter().zip(&self.parameters) {
+            let has = own.own.end - own.own.start;
+            if has == 0 && place.elements() > 0 {
+                continue;
+            }
             let mut put = |what: &str, tensor: &Tensor| {
-                state.push((format!("{what}.{}", place.name), tensor.shallow_clone()));
+                let mut name = format!("{what}.{}", place.name);
+                if has != place.elements() {
+                    name = part_name(&name, own.own.start);
+                }
+                state.push((name, tensor.shallow_clone()));
             };
             put("exp_avg", &own.exp_avg);
             put("exp_avg_sq", &own.exp_avg_sq);

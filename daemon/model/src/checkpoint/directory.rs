@@ -71,11 +71,11 @@ struct ManifestFile {
 
 /// Runs `fill` on a fresh directory beside `dir`, writes its manifest, syncs everything and renames
 /// it to `dir`, which must not exist. An error leaves nothing behind; what a crash leaves behind is
-/// removed by the next try.
-pub fn write_directory_atomically(
+/// removed by the next try. `fill` may have errors of its own.
+pub fn write_directory_atomically<E: From<ModelError>>(
     dir: &Path,
-    fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<Manifest> {
+    fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<Manifest, E> {
     let exists = || {
         std::io::Error::new(
             std::io::ErrorKind::AlreadyExists,
@@ -83,10 +83,7 @@ pub fn write_directory_atomically(
         )
     };
     if is_there(dir)? {
-        return Err(ModelError::Io {
-            path: dir.to_owned(),
-            source: exists(),
-        });
+        return Err(ModelError::io(dir)(exists()).into());
     }
     let partial = PartialDir::create(&Disk, dir).map_err(ModelError::io(dir))?;
     fill(partial.path())?;
@@ -96,12 +93,10 @@ pub fn write_directory_atomically(
 }
 
 fn seal(dir: &Path) -> Result<Manifest> {
-    let mut files = Vec::new();
-    for path in files_below(dir)? {
-        sync(&dir.join(&path))?;
-        work::moved(0);
-        files.push(entry(dir, path)?);
-    }
+    sync_files(dir)?;
+    let files = files_below(dir)?.into_iter();
+    let files = files.map(|path| entry(dir, path));
+    let files = files.collect::<Result<Vec<_>>>()?;
     let path = dir.join(MANIFEST_FILE);
     let text = serde_json::to_string_pretty(&ManifestFile {
         format: MANIFEST_FORMAT,
@@ -260,8 +255,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     copied.map(drop).map_err(ModelError::io(to))
 }
 
+/// Syncs all files below `dir`.
+pub(super) fn sync_files(dir: &Path) -> Result<()> {
+    for path in files_below(dir)? {
+        sync(&dir.join(&path))?;
+        work::moved(0);
+    }
+    Ok(())
+}
+
 /// Paths of all files below `dir` except the manifest, sorted.
-fn files_below(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn files_below(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for folder in folders_below(dir)? {
         for path in children(&folder)? {

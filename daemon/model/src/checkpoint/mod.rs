@@ -1,13 +1,16 @@
 //! Model directories on disk: reads Hugging Face's layout ([`shards`], its quantised weights
 //! [`fp8`]), writes it ([`export`]) at once ([`file_sink`]) or from memory while the model trains
 //! on ([`snapshot`]), converts it ([`convert`]), and handles whole directories with hashes
-//! ([`directory`]) and named tensors of any kind ([`tensors`]).
+//! ([`directory`]), which several processes may fill ([`handover`]), and named tensors of any kind
+//! ([`tensors`]), also back into live memory, in parts that ranks share ([`restore`]).
 
 pub(crate) mod convert;
 mod directory;
 pub(crate) mod export;
 pub(crate) mod file_sink;
 pub(crate) mod fp8;
+mod handover;
+mod restore;
 pub(crate) mod shards;
 mod snapshot;
 pub(crate) mod tensors;
@@ -18,9 +21,11 @@ pub use directory::{
     verify_manifest, write_directory_atomically,
 };
 pub use file_sink::{FileSink, Folder};
+pub use handover::{discard, hand_over, take_in};
+pub use restore::{part_name, restore_tensors};
 pub use shards::Contents;
 pub use snapshot::{Blocks, Snapshot, SnapshotParts, snapshot};
-pub use tensors::{load_tensors, put_tensors, restore_tensors, save_tensors};
+pub use tensors::{load_tensors, put_tensors, save_tensors};
 
 use crate::error::ModelError;
 use std::path::Path;

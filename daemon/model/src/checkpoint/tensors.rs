@@ -5,7 +5,6 @@ use crate::error::{ModelError, Result};
 use crate::weights::own;
 use memmap2::{Mmap, UncheckedAdvice};
 use r1d_shape::{SafetensorsFile, StoredTensor};
-use r1d_torch::work;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -198,53 +197,6 @@ pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>
     };
     tensors.into_iter().map(read).collect()
 }
-
-/// Reads named tensors into live memory, each into the tensor beside its name, one after the other:
-/// at most a part of the file is in memory. All of `live` must be in the file with the same shape
-/// and dtype, which is checked before anything is written; other tensors of the file are ignored.
-pub fn restore_tensors(file: &Path, live: &[(String, Tensor)]) -> Result<()> {
-    let file = SafetensorsFile::open(file)?;
-    let mapped = MappedFile::of(&file)?;
-    let stored = |(name, tensor): &(String, Tensor)| {
-        let found = match file.tensors.get(name) {
-            None => "not there".to_owned(),
-            Some(stored)
-                if kind_of(&stored.dtype) != Some(tensor.kind())
-                    || stored.shape != tensor.size() =>
-            {
-                format!("{} {:?}", stored.dtype, stored.shape)
-            }
-            Some(stored) => return Ok(stored),
-        };
-        let message = format!(
-            "tensor `{name}` is {found}, and {:?} {:?} is to be restored",
-            tensor.kind(),
-            tensor.size()
-        );
-        Err(ModelError::BadFile {
-            path: file.path.clone(),
-            message,
-        })
-    };
-    let stored = live.iter().map(stored).collect::<Result<Vec<_>>>()?;
-    for ((name, tensor), stored) in live.iter().zip(stored) {
-        mapped.with(name, stored, |disk| {
-            let (to, from) = (tensor.f_detach()?.f_view([-1])?, disk.f_view([-1])?);
-            let width = tensor.kind().elt_size_in_bytes();
-            for start in (0..tensor.numel()).step_by(RESTORE_BYTES / width) {
-                let count = (tensor.numel() - start).min(RESTORE_BYTES / width);
-                let part = from.f_narrow(0, start as i64, count as i64)?;
-                to.f_narrow(0, start as i64, count as i64)?.f_copy_(&part)?;
-                work::moved((count * width) as u64);
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
-}
-
-/// Bytes that [`restore_tensors`] copies at a time.
-const RESTORE_BYTES: usize = 64 << 20;
 
 /// Size of a tensor in a file, in bytes.
 pub(crate) fn byte_count(shape: &[i64], kind: Kind) -> u64 {
