@@ -13,6 +13,7 @@ use r1d_store::{Disk, write_file};
 use serde_json::json;
 use std::error::Error;
 use std::path::Path;
+use std::process::ExitCode;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -42,7 +43,17 @@ Then, in the job file:
   tokenizer = \"DIRECTORY\"
 ";
 
-fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments
         .iter()

@@ -1,22 +1,24 @@
 //! Saves, restores and exports what is open.
 //!
 //! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors`
-//! (optimiser moments and counters). A stage with a reference adds `reference/`, a Hugging Face
-//! directory of its own; one that trains adapters adds `adapter/`; one with a value model adds
-//! `value/`, which has an optimiser's file of its own. A reward model takes the policy's place. The
-//! directory appears whole or not at all (`CKP-1`).
+//! (optimiser moments and counters), which is in several files where ranks share it
+//! (`trainer-00001-of-00004.safetensors`, …). A stage with a reference adds `reference/`, a Hugging
+//! Face directory of its own; one that trains adapters adds `adapter/`; one with a value model adds
+//! `value/`, which has optimiser's files of its own. A reward model takes the policy's place. The
+//! directory appears whole or not at all (`CKP-1`), and any layout restores what any other wrote.
 
 use crate::device::{Critic, DeviceState, Opened};
 use crate::failure::{of_learning, of_model, of_writing};
+use crate::shares::{Part, trainer_files};
 use r1d_learn::Trainer;
-use r1d_model::checkpoint::{FileSink, Folder};
+use r1d_model::checkpoint::{FileSink, Folder, Manifest};
 use r1d_model::{CausalLm, ModelError, checkpoint};
 use r1d_proto::worker::{self, Failure, ModelSource};
 use std::path::{Path, PathBuf};
+use tch::Tensor;
 
 /// Largest file of a saved model; transformers' default.
 const SHARD_MAX_BYTES: u64 = 5_000_000_000;
-const TRAINER_FILE: &str = "trainer.safetensors";
 const REFERENCE_DIRECTORY: &str = "reference";
 /// The directory of a stage's trained adapters in peft's layout, beside the weights that they are
 /// merged into.
@@ -85,43 +87,64 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
     }
 }
 
-/// Puts a checkpoint of what is open, without the files that it carries.
+/// Puts this worker's part of a checkpoint of what is open, without the files that it carries.
 pub(crate) fn put_checkpoint(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
-    put_model(opened, sink)?;
-    if let Some(trainer) = &opened.trainer {
-        checkpoint::put_tensors(sink, Path::new(TRAINER_FILE), &trainer.state())?;
+    let part = Part::of(&opened.request);
+    if part.is_first() {
+        put_model(opened, sink)?;
+        put_reference(opened, sink)?;
     }
-    if let Some(reference) = &opened.reference {
-        match reference.adapter() {
-            Some(_) => put_adapter(opened, reference, sink, REFERENCE_DIRECTORY)?,
-            None => {
-                let within = Path::new(REFERENCE_DIRECTORY);
-                sink.folder(within)?;
-                reference.put(sink, within, SHARD_MAX_BYTES)?;
-            }
+    if let Some(trainer) = &opened.trainer {
+        put_trainer(trainer, part, sink, Path::new(""))?;
+    }
+    put_critic(opened, part, sink)
+}
+
+fn put_reference(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+    let Some(reference) = &opened.reference else {
+        return Ok(());
+    };
+    match reference.adapter() {
+        Some(_) => put_adapter(opened, reference, sink, REFERENCE_DIRECTORY),
+        None => {
+            let within = Path::new(REFERENCE_DIRECTORY);
+            sink.folder(within)?;
+            reference.put(sink, within, SHARD_MAX_BYTES)
         }
     }
-    put_critic(opened, sink)
+}
+
+/// Puts a trainer's state into a folder, or this rank's share of it.
+fn put_trainer(
+    trainer: &Trainer,
+    part: Part,
+    sink: &mut dyn FileSink,
+    within: &Path,
+) -> Result<(), ModelError> {
+    if !part.has_trainers() {
+        return Ok(());
+    }
+    checkpoint::put_tensors(sink, &within.join(part.trainer_file()), &trainer.state())
 }
 
 /// Puts the value model and its optimiser, if the stage has one.
-fn put_critic(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+fn put_critic(opened: &Opened, part: Part, sink: &mut dyn FileSink) -> Result<(), ModelError> {
     let Some(critic) = &opened.critic else {
         return Ok(());
     };
     let within = Path::new(VALUE_DIRECTORY);
     sink.folder(within)?;
-    let model = critic.model.model();
-    model.put(sink, within, SHARD_MAX_BYTES)?;
-    let state = critic.trainer.state();
-    checkpoint::put_tensors(sink, &within.join(TRAINER_FILE), &state)
+    if part.is_first() {
+        critic.model.model().put(sink, within, SHARD_MAX_BYTES)?;
+    }
+    put_trainer(&critic.trainer, part, sink, within)
 }
 
 /// Reads a checkpoint into the open tensors, one after the other, so that restoring needs no more
 /// memory than training.
 pub(crate) fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
     let opened = device_state.opened()?;
-    checkpoint::verify_manifest(dir).map_err(of_model)?;
+    let manifest = checkpoint::verify_manifest(dir).map_err(of_model)?;
     let weights = opened.model.weights();
     match weights.adapter() {
         // The weights under the adapters are as the stage found them, and open already.
@@ -130,7 +153,7 @@ pub(crate) fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), 
     }
     .map_err(of_model)?;
     if let Some(critic) = opened.critic.as_mut() {
-        restore_critic(critic, dir)?;
+        restore_critic(critic, dir, &manifest)?;
     }
     if let Some(reference) = &opened.reference {
         let dir = dir.join(REFERENCE_DIRECTORY);
@@ -141,41 +164,58 @@ pub(crate) fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), 
         .map_err(of_model)?;
     }
     match opened.trainer.as_mut() {
-        Some(trainer) => trainer
-            .restore(&dir.join(TRAINER_FILE))
-            .map_err(of_learning),
+        Some(trainer) => restore_trainer(trainer, dir, &manifest, ""),
         None => Ok(()),
     }
 }
 
-/// Restores the value model from its part of a checkpoint.
-fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
-    let dir = dir.join(VALUE_DIRECTORY);
-    critic.model.model().restore(&dir).map_err(of_model)?;
-    critic
-        .trainer
-        .restore(&dir.join(TRAINER_FILE))
-        .map_err(of_learning)
+/// Restores a trainer, or this rank's share of it, from what any layout wrote.
+fn restore_trainer(
+    trainer: &mut Trainer,
+    dir: &Path,
+    manifest: &Manifest,
+    within: &str,
+) -> Result<(), Failure> {
+    let files = trainer_files(dir, manifest, within);
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    trainer.restore_shares(&files).map_err(of_learning)
 }
 
-/// Bytes of everything that a checkpoint holds.
+/// Restores the value model from its part of a checkpoint.
+fn restore_critic(critic: &mut Critic, dir: &Path, manifest: &Manifest) -> Result<(), Failure> {
+    let model = critic.model.model();
+    model
+        .restore(&dir.join(VALUE_DIRECTORY))
+        .map_err(of_model)?;
+    restore_trainer(&mut critic.trainer, dir, manifest, VALUE_DIRECTORY)
+}
+
+/// Bytes of this worker's part of a checkpoint; 0 if it has none.
 pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
+    let part = Part::of(&opened.request);
     let critic = opened.critic.as_ref();
+    let trainers = [
+        opened.trainer.as_ref(),
+        critic.map(|critic| &critic.trainer),
+    ];
+    let trainers = trainers.into_iter().flatten();
+    let states = trainers.filter(|_| part.has_trainers());
+    let states = bytes_of(states.flat_map(Trainer::state));
+    if !part.is_first() {
+        return states;
+    }
     let models = [
         Some(opened.model.weights()),
         opened.reference.as_ref(),
         critic.map(|critic| critic.model.model()),
     ];
-    let trainers = [
-        opened.trainer.as_ref(),
-        critic.map(|critic| &critic.trainer),
-    ];
-    let tensors = models.into_iter().flatten().flat_map(CausalLm::parameters);
-    let tensors = tensors.chain(trainers.into_iter().flatten().flat_map(Trainer::state));
-    let bytes: u64 = tensors
-        .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
-        .sum();
-    bytes + merged_bytes(opened.model.weights())
+    let weights = models.into_iter().flatten().flat_map(CausalLm::parameters);
+    states + bytes_of(weights) + merged_bytes(opened.model.weights())
+}
+
+fn bytes_of(tensors: impl Iterator<Item = (String, Tensor)>) -> u64 {
+    let bytes = |tensor: Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+    tensors.map(|(_, tensor)| bytes(tensor)).sum()
 }
 
 /// Bytes of the weights that a model's adapters are merged into; its parameters are the adapters'.
@@ -186,9 +226,13 @@ fn merged_bytes(model: &CausalLm) -> u64 {
     }
 }
 
-/// Writes the policy as a Hugging Face directory.
+/// Writes the policy as a Hugging Face directory. Of a gang, whose ranks have it alike, the first
+/// does.
 pub(crate) fn export(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
     let opened = device_state.opened()?;
+    if !Part::of(&opened.request).is_first() {
+        return Ok(());
+    }
     checkpoint::write_directory_atomically(dir, |into| {
         // The carried files come first, so that the model's own files (config.json) win.
         carry_files(carried_from(&opened.request).as_deref(), into)?;

@@ -5,6 +5,7 @@
 //! touch ([`DeviceState`]) needs no lock.
 
 use crate::failure::invalid;
+use crate::gang::Gang;
 use r1d_learn::Trainer;
 use r1d_model::checkpoint::Blocks;
 use r1d_model::{CausalLm, SequenceClassifier};
@@ -23,6 +24,8 @@ const QUEUE_MAX_TASKS: usize = 16;
 #[derive(Default)]
 pub(crate) struct DeviceState {
     pub open: Option<Opened>,
+    /// The other ranks of the worker's gang, once it has met them.
+    pub gang: Option<Gang>,
     /// The thread that writes the last checkpoint, or has written it.
     pub writing: Option<JoinHandle<()>>,
 }

@@ -3,6 +3,7 @@
 
 use r1d_learn::LearnError;
 use r1d_model::{Fault, ModelError};
+use r1d_proto::remedy::to_mend;
 use r1d_proto::worker::{Failure, FailureKind};
 use r1d_sampler::SamplerError;
 use std::error::Error;
@@ -23,13 +24,15 @@ pub(crate) fn of_writing(error: ModelError) -> Failure {
     let refused = root(&error)
         .downcast_ref::<std::io::Error>()
         .filter(|refused| refused.raw_os_error().is_some());
-    let is_refused = refused.is_some_and(|refused| refused.kind() != ErrorKind::OutOfMemory);
-    match of_model(error) {
-        Failure { message, .. } if is_refused => Failure {
+    let is_memory = |refused: &&std::io::Error| refused.kind() == ErrorKind::OutOfMemory;
+    let remedy = refused.filter(|refused| !is_memory(refused)).map(to_mend);
+    let failure = of_model(error);
+    match remedy {
+        Some(remedy) if failure.kind != FailureKind::Storage => Failure {
             kind: FailureKind::Storage,
-            message,
+            message: failure.message + &remedy,
         },
-        failure => failure,
+        _ => failure,
     }
 }
 
@@ -46,7 +49,8 @@ pub(crate) fn of_the_machine(error: impl Error + 'static) -> Failure {
     of(Fault::Machine, &error)
 }
 
-/// Classifies an error. A fault of the machine is a full disk, exhausted memory, or anything else.
+/// Classifies an error. A fault of the machine is a full disk, exhausted memory, or anything else;
+/// what the operating system refused says what people can do.
 fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
     let mut message = error.to_string();
     let mut root = error;
@@ -62,6 +66,10 @@ fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
         Fault::Given => FailureKind::Invalid,
         Fault::Machine => of_the_root(root),
     };
+    let refused = root.downcast_ref::<std::io::Error>();
+    if let (FailureKind::Storage, Some(refused)) = (kind, refused) {
+        message.push_str(&to_mend(refused));
+    }
     Failure::new(kind, &message)
 }
 
@@ -89,6 +97,28 @@ mod tests {
     use tch::TchError;
 
     #[test]
+    fn a_refused_write_says_once_what_people_can_do() {
+        let says = |number| {
+            of_writing(ModelError::Io {
+                path: "x".into(),
+                source: IoError::from_raw_os_error(number),
+            })
+            .message
+        };
+        for (number, remedy) in [
+            (28, "make room on that file system"),
+            (13, "let the daemon's user read and write there"),
+            (30, "make that file system writable again"),
+        ] {
+            let said = says(number);
+            assert!(
+                said.ends_with(remedy) && said.matches(remedy).count() == 1,
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
     fn a_failure_says_whether_another_try_can_help() {
         let io = |number| {
             of_model(ModelError::Io {
@@ -108,10 +138,10 @@ mod tests {
             })
             .kind
         };
-        // EIO, EACCES, ENOTDIR, EROFS, ESTALE, ENOSPC.
+        // EIO, EACCES, ENOTDIR, EROFS, ESTALE, ENOSPC, EFBIG.
         assert_eq!(
-            [5, 13, 20, 30, 116, 28].map(writing),
-            [FailureKind::Storage; 6]
+            [5, 13, 20, 30, 116, 28, 27].map(writing),
+            [FailureKind::Storage; 7]
         );
         assert_eq!(writing(12), FailureKind::OutOfMemory);
         assert_eq!(

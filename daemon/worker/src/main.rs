@@ -7,9 +7,11 @@
 
 mod actors;
 mod checkpoints;
+mod checksum;
 mod convert;
 mod device;
 mod failure;
+mod gang;
 mod generate;
 mod host_memory;
 mod info;
@@ -20,6 +22,7 @@ mod probe;
 mod reward_model;
 mod saving;
 mod serve;
+mod shares;
 mod source;
 mod verify;
 

@@ -6,6 +6,7 @@ use crate::failure::{invalid, of_model, of_sampling, of_the_machine};
 use crate::reward_model;
 use crate::source::{Placement, check_contents, kind, sizes, trainer};
 use r1d_kernels::TrainKernels;
+use r1d_learn::Gang;
 use r1d_model::{CausalLm, LoraSpec};
 use r1d_proto::worker::{self, Failure, ModelSource, Open};
 use r1d_sampler::Sampler;
@@ -34,23 +35,29 @@ fn check_fp8(device: Device) -> Result<(), Failure> {
     }
 }
 
-/// Opens everything that the stage needs.
-pub(crate) fn build(
-    request: Open,
-    placement: &Placement,
-) -> Result<(Opened, worker::Opened), Failure> {
-    let kind = kind(request.dtype);
-    // With several threads, the split of an operation and so its rounding depend on the number of
-    // rows.
-    let threads = if request.batch_invariant {
+/// Threads of one tensor operation. With several, the split of an operation and so its rounding
+/// depend on the number of rows, and on how many threads a device's worker was given.
+fn threads(request: &Open, placement: &Placement) -> u32 {
+    let is_independent = request.place.is_some_and(|place| place.layout_independent);
+    if request.batch_invariant || is_independent {
         1
     } else {
         placement.threads
-    };
+    }
+}
+
+/// Opens everything that the stage needs; what it trains, as one of the `gang` if there is one.
+pub(crate) fn build(
+    request: Open,
+    placement: &Placement,
+    gang: Option<&Gang>,
+) -> Result<(Opened, worker::Opened), Failure> {
+    let kind = kind(request.dtype);
+    let threads = threads(&request, placement);
     r1d_torch::runtime::set_threads(threads).map_err(of_the_machine)?;
     r1d_torch::runtime::set_deterministic(true).map_err(of_the_machine)?;
     if request.scores {
-        return reward_model::build(request, kind, placement);
+        return reward_model::build(request, kind, placement, gang);
     }
     let policy = policy(&request, kind, placement)?;
     let reference = if request.reference {
@@ -60,12 +67,12 @@ pub(crate) fn build(
     };
     let trainer = match &request.optimiser {
         Some(optimiser) => Some(
-            trainer(&policy, optimiser, &request, placement)?
+            trainer(&policy, optimiser, &request, placement, gang)?
                 .with_prediction(request.mtp_loss_weight),
         ),
         None => None,
     };
-    let critic = reward_model::critic(&request, &policy, kind, placement)?;
+    let critic = reward_model::critic(&request, &policy, kind, placement, gang)?;
     let sampler = sampler(&request, &policy, placement)?;
     if request.batch_invariant {
         policy.check_invariance().map_err(of_model)?;

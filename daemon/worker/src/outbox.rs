@@ -40,6 +40,11 @@ impl Outbox {
         }
     }
 
+    /// The request's number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Reports on a checkpoint that is written beside the requests, and not on the request that
     /// began it.
     pub(crate) fn of_checkpoint(&self, stage: u32, step: u64) -> Outbox {

@@ -19,7 +19,7 @@ const ENTRIES: i64 = 16;
 
 #[derive(clap::Args)]
 pub(crate) struct Probe {
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, `cpu:N` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
 }

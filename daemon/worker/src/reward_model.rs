@@ -3,6 +3,7 @@
 use crate::device::{Critic, Model, Opened};
 use crate::failure::{invalid, of_model};
 use crate::source::{Placement, check_contents, sizes, trainer};
+use r1d_learn::Gang;
 use r1d_model::{CausalLm, SequenceClassifier};
 use r1d_proto::worker::{self, Failure, ModelSource, Open, ValueModel};
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub(crate) fn build(
     request: Open,
     kind: Kind,
     placement: &Placement,
+    gang: Option<&Gang>,
 ) -> Result<(Opened, worker::Opened), Failure> {
     let unfit = [
         ("a reference", request.reference),
@@ -32,7 +34,7 @@ pub(crate) fn build(
     let trainer = request
         .optimiser
         .as_ref()
-        .map(|optimiser| trainer(scorer.model(), optimiser, &request, placement))
+        .map(|optimiser| trainer(scorer.model(), optimiser, &request, placement, gang))
         .transpose()?;
     let sizes = sizes(scorer.model());
     let (reward_models, judges) = (BTreeMap::new(), BTreeMap::new());
@@ -59,6 +61,7 @@ pub(crate) fn critic(
     policy: &CausalLm,
     kind: Kind,
     placement: &Placement,
+    gang: Option<&Gang>,
 ) -> Result<Option<Critic>, Failure> {
     let Some(ValueModel { model, optimiser }) = &request.value_model else {
         return Ok(None);
@@ -77,7 +80,7 @@ pub(crate) fn critic(
             sizes.0, sizes.1
         )));
     }
-    let trainer = trainer(model.model(), optimiser, request, placement)?;
+    let trainer = trainer(model.model(), optimiser, request, placement, gang)?;
     Ok(Some(Critic { model, trainer }))
 }
 

@@ -12,15 +12,18 @@ use crate::source::Placement;
 use actix::Message;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler};
+use r1d_proto::file_limit;
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::parts::Assembly;
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Reply, ToWorker, WorkerRequest,
+    Body, Event, Failure, FailureKind, FromWorker, PROTOCOL, Reply, ToWorker, WorkerRequest,
 };
 use r1d_proto::world::SystemClock;
+use r1d_rendezvous::Carried;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,7 +34,7 @@ const REQUESTS_MAX: usize = 16;
 
 #[derive(clap::Args)]
 pub(crate) struct ServeArguments {
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, `cpu:N` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads of one tensor operation on the CPU; the batch-invariant mode uses one whatever this
@@ -63,6 +66,8 @@ pub(crate) enum ServeError {
     Socket(std::io::Error),
     #[error("cannot start the device's thread: {0}")]
     Thread(std::io::Error),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
 }
 
 pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -74,20 +79,28 @@ pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::er
     let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;
-    let placement = Placement {
-        device,
-        threads: arguments.threads,
-        own_kernels: !arguments.no_own_kernels,
-        clock: clock.clone(),
-    };
     actix::System::new().block_on(async move {
+        file_limit::is_an_error().map_err(ServeError::Signals)?;
         let (reader, writer) = socket().map_err(ServeError::Socket)?.into_split();
         let (messages, outgoing) = mpsc::channel(OUTBOX_MAX_MESSAGES);
         let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
         converse(write(writer, outgoing));
-        converse(read(reader, requests));
+        let calls = messages.clone();
+        let rendezvous = Arc::new(Carried::new(move |call| {
+            let body = Body::Rendezvous(call);
+            calls.blocking_send(FromWorker { id: 0, body }).is_ok()
+        }));
+        converse(read(reader, requests, rendezvous.clone()));
+        let placement = Placement {
+            device,
+            threads: arguments.threads,
+            own_kernels: !arguments.no_own_kernels,
+            rendezvous,
+            clock: clock.clone(),
+        };
         let actors = Actors::start(&thread, placement);
         let started = Event::Started {
+            protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
             device: arguments.device,
             pid: std::process::id(),
@@ -141,9 +154,18 @@ fn leave(error: FrameError) -> ! {
     }
 }
 
-async fn read(mut stream: OwnedReadHalf, requests: mpsc::Sender<ToWorker>) {
+/// Hands requests on in their order, and answers of the rendezvous to whoever waits for them.
+async fn read(
+    mut stream: OwnedReadHalf,
+    requests: mpsc::Sender<ToWorker>,
+    rendezvous: Arc<Carried>,
+) {
     loop {
         match frame::read(&mut stream, Format::Postcard).await {
+            Ok(ToWorker {
+                request: WorkerRequest::Rendezvous(answer),
+                ..
+            }) => rendezvous.answered(answer),
             Ok(request) => {
                 if requests.send(request).await.is_err() {
                     return;
@@ -268,11 +290,11 @@ async fn answer(actors: &Actors, request: WorkerRequest, outbox: Outbox) -> Resu
             ask(&actors.policy, policy::Close).await?;
             Reply::Closed
         }
-        // The assembly keeps these parts for their request.
-        WorkerRequest::More(_) => {
+        // The assembly keeps parts for their request, and answers are taken where they are read.
+        WorkerRequest::More(_) | WorkerRequest::Rendezvous(_) => {
             return Err(Failure {
                 kind: FailureKind::Internal,
-                message: "parts without their request".into(),
+                message: "a part without its request".into(),
             });
         }
     })

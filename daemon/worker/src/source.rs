@@ -2,11 +2,13 @@
 //! their tensors live, and how they are trained.
 
 use crate::failure::{of_learning, of_model};
-use r1d_learn::Trainer;
+use r1d_learn::{Gang, Trainer};
 use r1d_model::{CausalLm, Config, checkpoint};
 use r1d_proto::hyperparameters::Optimiser;
 use r1d_proto::worker::{self, Dtype, Failure, ModelSource, Open};
 use r1d_proto::world::SharedClock;
+use r1d_rendezvous::Carried;
+use std::sync::Arc;
 use tch::{Device, Kind};
 
 /// Where this worker's tensors live, and the clock that its libraries use.
@@ -17,6 +19,8 @@ pub(crate) struct Placement {
     pub threads: u32,
     /// Whether r1d's own kernels decode where there are some.
     pub own_kernels: bool,
+    /// The rendezvous of the worker's gang.
+    pub rendezvous: Arc<Carried>,
     pub clock: SharedClock,
 }
 
@@ -69,19 +73,21 @@ pub(crate) fn reading_bytes(model: &ModelSource) -> u64 {
     passes * checkpoint::bytes_below(dir).unwrap_or(0)
 }
 
-/// A trainer of `model`, as the stage trains.
+/// A trainer of `model`, as the stage trains; of all ranks together where there is a gang.
 pub(crate) fn trainer(
     model: &CausalLm,
     optimiser: &Optimiser,
     request: &Open,
     placement: &Placement,
+    gang: Option<&Gang>,
 ) -> Result<Trainer, Failure> {
-    let trainer = Trainer::new(
+    let trainer = Trainer::in_gang(
         model,
         optimiser,
         request.router,
         request.max_tokens_per_device,
         request.batch_invariant,
+        gang.cloned(),
     );
     Ok(trainer
         .map_err(of_learning)?

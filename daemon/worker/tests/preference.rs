@@ -8,61 +8,6 @@ use r1d_proto::hyperparameters::*;
 use r1d_proto::worker::*;
 use std::path::Path;
 
-fn opened(change: impl FnOnce(&mut Open)) -> WorkerRequest {
-    let WorkerRequest::Open(mut request) = open(false) else {
-        unreachable!()
-    };
-    change(&mut request);
-    WorkerRequest::Open(request)
-}
-
-fn reward_model(request: &mut Open) {
-    request.scores = true;
-    request.sampler = None;
-}
-
-fn with_values(request: &mut Open) {
-    request.reference = true;
-    request.value_model = Some(ValueModel {
-        model: None,
-        optimiser: request.optimiser.clone().unwrap(),
-    });
-}
-
-fn ids(seed: u64, count: u64) -> Vec<u32> {
-    (0..count)
-        .map(|i| 2 + (r1d_proto::world::counter_hash(&[seed, i]) % (VOCAB as u64 - 2)) as u32)
-        .collect()
-}
-
-fn pairs(step: u64) -> Vec<Pair> {
-    let pair = |i| Pair {
-        prompt_ids: ids(3 * i, 4),
-        chosen_ids: ids(3 * i + 1, 2 + i % 5),
-        rejected_ids: ids(3 * i + 2, 1 + i % 4),
-        margin: 0.0,
-    };
-    (10 * step..10 * step + 6).map(pair).collect()
-}
-
-fn train_reward(step: u64) -> WorkerRequest {
-    let batch = match step % 2 {
-        0 => RewardBatch::Pairs {
-            pairs: pairs(step),
-            center_rewards_coefficient: 0.01,
-        },
-        _ => RewardBatch::Labelled(
-            (0..5)
-                .map(|i| Labelled {
-                    ids: ids(100 * step + i, 3 + i),
-                    label: (i % 2) as f32,
-                })
-                .collect(),
-        ),
-    };
-    WorkerRequest::TrainReward(TrainReward { step, batch })
-}
-
 fn train_dpo(step: u64) -> WorkerRequest {
     let objective = DpoObjective {
         loss_type: DpoLossType::Sigmoid,
@@ -76,45 +21,11 @@ fn train_dpo(step: u64) -> WorkerRequest {
     })
 }
 
-fn ppo_objective() -> PpoObjective {
-    PpoObjective {
-        num_ppo_epochs: 2,
-        num_mini_batches: 2,
-        cliprange: 0.2,
-        cliprange_value: 0.2,
-        vf_coef: 0.1,
-        gamma: 1.0,
-        lam: 0.95,
-        kl_coef: 0.05,
-        temperature: 1.0,
-        routing_replay: true,
-        routing_replay_reference: false,
-    }
-}
-
 /// Samples, and trains on what was sampled.
 fn ppo_step(worker: &mut Worker, step: u64) -> Metrics {
     worker.ask(generate(step));
     let rollouts = worker.rollouts();
-    let sequences = rollouts.iter().map(|r| TrainSequence {
-        prompt_ids: r.prompt_ids.clone(),
-        completion_ids: r.completion_ids.clone(),
-        behaviour_logprobs: r.behaviour_logprobs.clone(),
-        experts: r.experts.clone(),
-        kept_ids: r.kept_ids.clone(),
-        advantage: 0.0,
-        truncated: false,
-    });
-    let scores = (0..rollouts.len()).map(|i| (i % 3) as f32 - 1.0).collect();
-    let batch = TrainPpo {
-        step,
-        first_update: 4 * step,
-        objective: ppo_objective(),
-        seed: 5,
-        sequences: sequences.collect(),
-        scores,
-    };
-    trained(worker, WorkerRequest::TrainPpo(batch))
+    trained(worker, train_ppo(step, &rollouts))
 }
 
 /// The metrics but the clock's.

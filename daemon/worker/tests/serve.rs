@@ -7,46 +7,6 @@ use r1d_proto::hyperparameters::*;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
 
-fn train(step: u64, rollouts: &[Rollout]) -> WorkerRequest {
-    let sequences = rollouts
-        .iter()
-        .enumerate()
-        .map(|(i, r)| TrainSequence {
-            prompt_ids: r.prompt_ids.clone(),
-            completion_ids: r.completion_ids.clone(),
-            behaviour_logprobs: r.behaviour_logprobs.clone(),
-            experts: r.experts.clone(),
-            kept_ids: r.kept_ids.clone(),
-            advantage: if i % 2 == 0 { 1.0 } else { -1.0 },
-            truncated: false,
-        })
-        .collect();
-    let objective = Objective {
-        loss_type: LossType::Grpo,
-        importance_sampling_level: ImportanceSamplingLevel::Token,
-        epsilon: 0.2,
-        epsilon_high: 0.2,
-        beta: 0.01,
-        use_bias_correction_kl: false,
-        off_policy_mask_threshold: None,
-        importance_sampling_correction: None,
-        num_iterations: 1,
-        num_minibatches: 1,
-        mask_truncated_completions: false,
-        max_completion_length: 12,
-        temperature: 1.0,
-        routing_replay: true,
-        routing_replay_reference: false,
-    };
-    WorkerRequest::Train(Train {
-        step,
-        first_update: step,
-        objective,
-        seed: 1,
-        sequences,
-    })
-}
-
 /// Samples and trains one step; the metrics but the clock's.
 fn step(worker: &mut Worker, at: u64) -> (Vec<Rollout>, Metrics) {
     worker.ask(generate(at));

@@ -3,6 +3,7 @@
 use crate::checkpoints::{checkpoint_bytes, export, restore};
 use crate::device::DeviceThread;
 use crate::failure::invalid;
+use crate::gang;
 use crate::open::build;
 use crate::outbox::Outbox;
 use crate::saving::{ToSave, reserve, save};
@@ -69,9 +70,17 @@ impl Handler<Open> for Policy {
             device
                 .run(move |device_state| {
                     device_state.open = None; // free the old model before the new one takes memory
+                    let meet = |place| {
+                        gang::check_built_in(&request, place, placement.device)?;
+                        outbox.during("meeting the other ranks", "ranks", 0, |_| {
+                            gang::meet(&mut device_state.gang, place, &placement)
+                        })
+                    };
+                    let gang = request.place.map(meet).transpose()?;
                     let bytes = reading_bytes(&request.model);
-                    let (mut opened, summary) = outbox
-                        .during("loading", "bytes", bytes, |_| build(*request, &placement))?;
+                    let (mut opened, summary) = outbox.during("loading", "bytes", bytes, |_| {
+                        build(*request, &placement, gang.as_ref())
+                    })?;
                     reserve(&mut opened, placement.device)?;
                     device_state.open = Some(opened);
                     Ok(summary)
@@ -85,13 +94,13 @@ impl Handler<Save> for Policy {
     type Result = ResponseFuture<Result<(), Failure>>;
 
     fn handle(&mut self, Save { to_save, outbox }: Save, _: &mut Self::Context) -> Self::Result {
-        let device = self.device.clone();
+        let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
                 .run(move |device_state| {
                     let bytes = checkpoint_bytes(device_state.opened()?);
                     outbox.during("checkpointing", "bytes", bytes, |_| {
-                        save(device_state, to_save, &outbox)
+                        save(device_state, to_save, &placement, &outbox)
                     })
                 })
                 .await

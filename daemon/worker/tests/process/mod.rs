@@ -1,8 +1,9 @@
 //! A worker as a real process over a real socket, and requests for it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod requests;
+
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
-use r1d_proto::hyperparameters::*;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
 use std::os::fd::OwnedFd;
@@ -10,8 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const CONFIG: &str = include_str!("../../../../configs/models/tiny-deepseek-v3.json");
-pub(crate) const VOCAB: u32 = 64;
+pub(crate) use requests::*;
 
 pub(crate) struct Worker {
     pub process: Child,
@@ -39,7 +39,7 @@ impl Worker {
         Worker::start_with(&["--progress-interval-ms", "0"])
     }
 
-    fn start_with(arguments: &[&str]) -> Worker {
+    pub(crate) fn start_with(arguments: &[&str]) -> Worker {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_r1d-worker"))
             .args(["serve", "--device", "cpu"])
@@ -89,7 +89,7 @@ impl Worker {
             }
             assert_eq!(message.id, self.id);
             match message.body {
-                Body::Checkpoint(_) => unreachable!(),
+                Body::Checkpoint(_) | Body::Rendezvous(_) => unreachable!(),
                 Body::Event(event) => self.events.push(event),
                 Body::Done(reply) => return Ok(reply),
                 Body::Failed(failure) => return Err(failure),
@@ -161,83 +161,6 @@ impl Worker {
         rollouts.sort_by_key(|r| r.key);
         rollouts
     }
-}
-
-pub(crate) fn config() -> String {
-    let mut config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-    config["vocab_size"] = VOCAB.into();
-    config.to_string()
-}
-
-pub(crate) fn open(reference: bool) -> WorkerRequest {
-    WorkerRequest::Open(Box::new(Open {
-        model: ModelSource::Init {
-            config: config(),
-            carry: None,
-        },
-        dtype: Dtype::Float32,
-        fp8: false,
-        batch_invariant: true,
-        reference,
-        optimiser: Some(Optimiser {
-            learning_rate: 1e-3,
-            lr_scheduler_type: LrSchedule::Constant,
-            warmup_steps: 0,
-            total_steps: 10,
-            min_lr_ratio: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.95,
-            adam_epsilon: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            exp_avg_dtype: Dtype::Float32,
-            exp_avg_sq_dtype: Dtype::Float32,
-            optimizer_offload: OptimizerOffload::None,
-        }),
-        router: RouterTraining {
-            bias_update_speed: 1e-3,
-            aux_loss_alpha: 1e-4,
-            device_loss_alpha: 0.0,
-        },
-        lora: None,
-        mtp_loss_weight: 0.0,
-        speculative_decoding: false,
-        scores: false,
-        value_model: None,
-        sampler: Some(Slots::of(4, 64)),
-        max_tokens_per_device: 256,
-        gradient_checkpointing: None,
-        seed: 3,
-    }))
-}
-
-pub(crate) fn generate(step: u64) -> WorkerRequest {
-    let groups = (0..2)
-        .map(|prompt| Group {
-            prompt,
-            row: prompt as u64,
-            prompt_ids: (5..12).map(|i| i + prompt).collect(),
-            samples: vec![0, 1, 2],
-        })
-        .collect();
-    // As a stage that trains on what it samples, with ids cut off.
-    let sampling = Sampling {
-        temperature: 1.0,
-        top_p: 0.9,
-        top_k: 20,
-        keep_sampling_mask: true,
-        max_completion_length: 12,
-        stop_ids: vec![1],
-        seed: 9,
-    };
-    WorkerRequest::Generate(Generate {
-        stage: 0,
-        step,
-        policy_version: step,
-        sampling,
-        record_experts: true,
-        groups,
-    })
 }
 
 pub(crate) fn weights(dir: &Path) -> Vec<u8> {

@@ -1,0 +1,67 @@
+//! A checksum of what an update has left, by which the daemon sees whether all ranks of a gang have
+//! the same weights.
+
+use crate::device::Opened;
+use crate::failure::of_the_machine;
+use r1d_proto::worker::Failure;
+use tch::{Kind, TchError, Tensor};
+
+/// The bits of a checksum: as many as a float64 holds exactly.
+const BITS: u32 = 53;
+/// The multiplier that tells the order of tensors, an odd number without a pattern (FNV's).
+const PRIME: i64 = 0x100_0000_01b3;
+
+/// The checksum of the trained weights: the policy's or the reward model's, and the value model's.
+pub(crate) fn of_weights(opened: &Opened) -> Result<f64, Failure> {
+    let critic = opened.critic.as_ref().map(|critic| critic.model.model());
+    let models = [Some(opened.model.weights()), critic];
+    let tensors = models.into_iter().flatten();
+    let tensors = tensors.flat_map(|model| model.parameters());
+    let sums = tensors.map(|(_, tensor)| of_bits(&tensor));
+    let sums: Result<Vec<i64>, TchError> = sums.collect();
+    Ok(folded(&sums.map_err(of_the_machine)?))
+}
+
+/// The sum of a tensor's elements, each read as a whole number of its bits.
+fn of_bits(tensor: &Tensor) -> Result<i64, TchError> {
+    let bits = match tensor.kind() {
+        Kind::Float => Kind::Int,
+        Kind::Double => Kind::Int64,
+        _ => Kind::Int16,
+    };
+    let tensor = tensor.detach();
+    let sum = tensor.f_view_dtype(bits)?.f_sum(Kind::Int64)?;
+    i64::try_from(sum)
+}
+
+fn folded(sums: &[i64]) -> f64 {
+    let mix = |so_far: i64, sum: &i64| so_far.wrapping_mul(PRIME).wrapping_add(*sum);
+    let all = sums.iter().fold(0, mix) as u64;
+    (all >> (u64::BITS - BITS)) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_of_one_weight_changes_it() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let tensor = Tensor::arange(64, (kind, tch::Device::Cpu)).reshape([8, 8]);
+            let before = of_bits(&tensor).unwrap();
+            assert_eq!(before, of_bits(&tensor.copy()).unwrap());
+            let next = tensor.get(3).get(5).f_mul_scalar(1.01).unwrap();
+            tensor.get(3).get(5).copy_(&next);
+            assert_ne!(before, of_bits(&tensor).unwrap(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_a_number_that_arrives_exactly_and_tells_the_order() {
+        let sums = [i64::MIN, 7, -1, i64::MAX];
+        let sum = folded(&sums);
+        assert!((0.0..2f64.powi(53)).contains(&sum) && sum.fract() == 0.0);
+        assert_ne!(sum, folded(&[i64::MIN, -1, 7, i64::MAX]));
+        assert_eq!(sum, folded(&sums));
+    }
+}
