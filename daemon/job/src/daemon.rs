@@ -53,7 +53,8 @@ pub struct Node {
     #[key(unset = "--state-dir, R1D_STATE_DIR, else the user's state directory")]
     pub state_dir: Option<PathBuf>,
     /// Devices to run jobs on, one worker each: "auto" takes every CUDA device, or the CPU where
-    /// there is none; else a list of "cpu" and "cuda:N".
+    /// there is none; else a list of "cuda:N" and "cpu". Several times "cpu" are as many devices,
+    /// cpu:0, cpu:1, …, which share the cores.
     #[key(default = "auto")]
     pub devices: Devices,
 }
@@ -92,7 +93,7 @@ pub struct Torch {
     pub lib: Option<PathBuf>,
     /// Threads of a CPU worker.
     #[key(
-        meaning = "Of a CPU worker; 0: all cores.",
+        meaning = "Of a CPU worker; 0: all cores, shared by the CPU devices.",
         takes = integer(0, 4096),
         default = 0,
         unit = "threads"
@@ -200,8 +201,79 @@ pub struct Log {
 pub enum Devices {
     /// Every CUDA device; the CPU where there is none.
     Auto,
-    /// The devices by name: `cpu`, `cuda:0`, … At least one, each once.
+    /// The devices as they are listed: `cpu`, `cuda:0`, … At least one; only `cpu` several times.
     Listed(Vec<String>),
+}
+
+/// CPU devices that a daemon may have: each has workers of its own.
+pub const CPU_DEVICES_MAX: usize = 64;
+
+/// A list of devices that a daemon cannot have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicesError {
+    /// What is wrong with the list.
+    pub problem: String,
+    /// What to write instead.
+    pub fix: &'static str,
+}
+
+impl Devices {
+    /// The devices of a list.
+    pub fn listed(listed: Vec<String>) -> Result<Devices, DevicesError> {
+        let wrong = |problem: String, fix| Err(DevicesError { problem, fix });
+        let is_device = |text: &String| {
+            let gpu = text.strip_prefix("cuda:");
+            text == CPU || gpu.is_some_and(|n| n.parse::<u8>().is_ok())
+        };
+        if let Some(other) = listed.iter().find(|text| !is_device(text)) {
+            return wrong(
+                format!("`devices` names {other:?}, which is no device"),
+                "write \"cuda:0\", or \"cpu\" once for each CPU device",
+            );
+        }
+        if listed.is_empty() {
+            let problem = "`devices` is empty: no job could run";
+            return wrong(problem.into(), "write \"auto\", or name a device");
+        }
+        let mut seen = std::collections::HashSet::new();
+        let mut gpus = listed.iter().filter(|device| *device != CPU);
+        if let Some(double) = gpus.find(|device| !seen.insert(device.as_str())) {
+            return wrong(
+                format!("`devices` names {double:?} twice"),
+                "name each GPU once: it has one worker",
+            );
+        }
+        let cpus = listed.iter().filter(|device| *device == CPU).count();
+        if cpus > CPU_DEVICES_MAX {
+            return wrong(
+                format!("`devices` has {cpus} CPU devices, more than {CPU_DEVICES_MAX}"),
+                "name \"cpu\" less often: CPU devices share the cores",
+            );
+        }
+        Ok(Devices::Listed(listed))
+    }
+}
+
+/// The CPU's name in a list of devices, and as a device where it is one alone.
+const CPU: &str = "cpu";
+
+/// Whether a device is the CPU (`cpu`), or one of several that share it (`cpu:0`, `cpu:1`, …).
+pub fn is_cpu(device: &str) -> bool {
+    device.split(':').next() == Some(CPU)
+}
+
+/// The names of listed devices: CPU devices are numbered where there are several.
+pub fn names(listed: &[String]) -> Vec<String> {
+    let cpus = listed.iter().filter(|device| *device == CPU).count();
+    let mut number = 0;
+    let name = |device: &String| {
+        if device != CPU || cpus < 2 {
+            return device.clone();
+        }
+        number += 1;
+        format!("{CPU}:{}", number - 1)
+    };
+    listed.iter().map(name).collect()
 }
 
 /// Form of the daemon's log.
@@ -296,32 +368,7 @@ impl Setting for Devices {
             return Ok(Devices::Auto);
         }
         let listed: Vec<String> = read_by_serde(value, from, key)?;
-        let is_device = |text: &String| {
-            text == "cpu"
-                || text
-                    .strip_prefix("cuda:")
-                    .is_some_and(|n| n.parse::<u8>().is_ok())
-        };
-        if let Some(other) = listed.iter().find(|text| !is_device(text)) {
-            return Err(from.unsound(
-                format!("`devices` names {other:?}, which is no device"),
-                "write \"cpu\" or \"cuda:0\"",
-            ));
-        }
-        if listed.is_empty() {
-            return Err(from.unsound(
-                "`devices` is empty: no job could run",
-                "write \"auto\", or name a device",
-            ));
-        }
-        let mut seen = std::collections::HashSet::new();
-        if !listed.iter().all(|device| seen.insert(device)) {
-            return Err(from.unsound(
-                "`devices` names a device twice",
-                "name each once: a device has one worker",
-            ));
-        }
-        Ok(Devices::Listed(listed))
+        Devices::listed(listed).map_err(|error| from.unsound(error.problem, error.fix))
     }
 
     fn to_value(&self) -> Option<Value> {

@@ -139,6 +139,7 @@ fn settings(
     table.insert("fp8".into(), job.model.fp8.into());
     table.insert("slots".into(), i64::from(job.sampler.slots).into());
     table.insert("tokens".into(), i64::from(job.sampler.tokens).into());
+    table.insert("parallel".into(), Value::Table(written(&job.parallel)));
     table.insert("stage".into(), Value::Table(stage.to_table()));
     let read = data
         .iter()

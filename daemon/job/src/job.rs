@@ -7,6 +7,7 @@ use crate::file::Tabled;
 use crate::file::setting::written;
 use crate::file::write;
 use crate::model::{Model, Weights};
+use crate::parallel::Parallel;
 use crate::reward::{AskedModel, ModelRef, Reward, plugin_stem};
 use crate::sampler::{EVAL_TOKENS_MAX, SLOTS_MAX, Sampler};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
@@ -74,12 +75,9 @@ pub struct Job {
                    dtype and fp8 are [model]'s."
     )]
     pub models: BTreeMap<String, Weights>,
-    /// Ranks and transport.
-    #[key(
-        takes = Later("a job runs on one device; leave the table out"),
-        unset = "one rank on this node"
-    )]
-    pub parallel: (),
+    /// How the job is spread over devices.
+    #[key(meaning = "How the job is spread over devices.")]
+    pub parallel: Parallel,
     /// Data sets of the job file, by name.
     #[key(
         required = "add a table [data.train] with a `path`",

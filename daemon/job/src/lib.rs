@@ -4,7 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`file`] | tables of settings: what keys they have; any table checked, read and written |
-//! | [`job`], [`model`], [`data`], [`stage`], [`reward`], [`eval`], [`sampler`], [`checkpoint`] | the job: structs whose fields are the settings |
+//! | [`job`], [`model`], [`data`], [`stage`], [`reward`], [`eval`], [`sampler`], [`parallel`], [`checkpoint`] | the job: structs whose fields are the settings |
 //! | [`parse`] | from a text to a sound job |
 //! | [`complete`] | defaults that depend on other tables |
 //! | [`validate`] | settings that cannot work together, each with its fix |
@@ -31,6 +31,7 @@ pub mod job;
 pub mod limits;
 pub mod model;
 pub mod model_shape;
+pub mod parallel;
 mod parse;
 pub mod plan;
 pub mod reference;
@@ -50,6 +51,7 @@ pub use eval::{Eval, Metric};
 pub use job::Job;
 pub use model::{Model, Weights};
 pub use model_shape::{LinearLayers, ModelShape, RoutingShape};
+pub use parallel::Parallel;
 pub use reward::{AskedModel, Limits, ModelRef, OnAbstain, OnFault, Plugin, Reward};
 pub use sampler::Sampler;
 pub use stage::{

@@ -6,6 +6,8 @@ use r1d_shape::{Activations, AttentionSizes, Config, FeedForwardSizes};
 
 /// Name of the output head.
 const HEAD: &str = "lm_head";
+/// Names of the feed-forward layers: in a model with experts, of theirs.
+const FEED_FORWARD: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
 /// The numbers of a model that the plan computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +92,16 @@ impl ModelShape {
         let layers = self.linear_layers.iter();
         let of_blocks = layers.filter(|layers| layers.name != HEAD);
         of_blocks.map(|layers| layers.weight_values).sum()
+    }
+
+    /// Number of values of all routed experts, which a layout cuts into shards.
+    pub fn expert_values(&self) -> u64 {
+        let of_experts = |layers: &&LinearLayers| FEED_FORWARD.contains(&layers.name);
+        let layers = self.linear_layers.iter().filter(of_experts);
+        match self.routing {
+            Some(_) => layers.map(|layers| layers.weight_values).sum(),
+            None => 0,
+        }
     }
 
     /// The layers that `targets` mean.

@@ -92,13 +92,16 @@ fn tables_called(asked: &str, with_any_name: bool) -> String {
     };
     for (file, root) in files() {
         for table in tables(root).into_iter().filter(called) {
-            let _ = writeln!(
-                text,
-                "[{}] in {file}\n  {}\n  keys: {}\n",
+            let said = format!(
+                "[{}] in {file}\n  {}\n  keys: {}\n\n",
                 table.path,
                 table.meaning,
                 names(table)
             );
+            // Kinds of stage share tables below them.
+            if !text.contains(&said) {
+                text.push_str(&said);
+            }
         }
     }
     text

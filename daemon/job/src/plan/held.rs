@@ -1,11 +1,12 @@
 //! What a stage holds on its device from its beginning to its end.
 
 use super::facts::InputFacts;
+use super::spread::Spread;
 use crate::job::Job;
 use crate::model_shape::{ModelShape, PredictionShape};
 use crate::reward::AskedModel;
 use crate::stage::{Stage, Training};
-use r1d_proto::worker::{Dtype, WEIGHT_COPIES, WeightCopies};
+use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
 pub(super) const FLOAT32_BYTES: u64 = 4;
@@ -54,12 +55,10 @@ pub(super) fn beside_cache(
 
 /// Bytes of the copies of weights that own kernels multiply by: adapted ones, or those in FP8.
 fn copies(job: &Job, stage: &Stage, own: &ModelShape) -> u64 {
-    let WeightCopies { adapted, fp8 } = WEIGHT_COPIES;
-    let is_fp8 = fp8 && job.model.fp8 && own.routing.is_none();
     match stage.adapters() {
-        Some(lora) if adapted => own.adapted_values(&lora.target_modules) * job.model.dtype.bytes(),
-        None if is_fp8 => own.layer_values() * FP8_COPIES_BYTES,
-        _ => 0,
+        Some(lora) => own.adapted_values(&lora.target_modules) * job.model.dtype.bytes(),
+        None if job.model.fp8 && own.routing.is_none() => own.layer_values() * FP8_COPIES_BYTES,
+        None => 0,
     }
 }
 
@@ -69,7 +68,9 @@ pub(super) struct Trained {
     pub parameters: u64,
     /// Number of the adapters' values; 0 without adapters.
     pub adapters: u64,
-    /// Bytes of the optimiser: moments, and weights of its own.
+    /// Number of those that one device trains.
+    pub local: u64,
+    /// Bytes of one device's optimiser: moments, and weights of its own.
     pub optimiser: u64,
     /// Whether gradients are summed in float32 beside the weights.
     pub has_sums: bool,
@@ -90,8 +91,16 @@ impl Trained {
         let has_sums = job.model.dtype != Dtype::Float32 || is_on_host;
         let master_bytes = if has_sums { FLOAT32_BYTES } else { 0 };
         let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
+        let spread = Spread::of(job);
+        let experts = if lora.is_some() {
+            0
+        } else {
+            own.expert_values()
+        };
+        let kept = spread.optimiser(parameters, experts);
         Trained {
-            optimiser: parameters.saturating_mul(moment_bytes + master_bytes),
+            optimiser: kept.saturating_mul(moment_bytes + master_bytes),
+            local: spread.weights(parameters, experts),
             parameters,
             adapters,
             has_sums,
@@ -102,7 +111,7 @@ impl Trained {
     /// Bytes of the gradients' sums.
     pub(super) fn sums(&self) -> u64 {
         if self.has_sums {
-            self.parameters.saturating_mul(FLOAT32_BYTES)
+            self.local.saturating_mul(FLOAT32_BYTES)
         } else {
             0
         }
@@ -124,7 +133,8 @@ fn weights(
     value_bytes: u64,
 ) -> BTreeMap<String, u64> {
     let trained = Trained::of(job, stage, own);
-    let base = (own.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
+    let all = own.parameters + module.map_or(0, |module| module.parameters);
+    let base = Spread::of(job).weights(all, own.expert_values()) * value_bytes;
     let adapters = trained.adapters * value_bytes;
     let mut bytes = BTreeMap::from([("policy".to_string(), base + adapters)]);
     let mut add = |holder: &str, n: u64| {

@@ -20,7 +20,8 @@ const STAGED_VALUES: u64 = 1 << 24;
 /// Bytes of the host for each of them: gradients and weights in float32, two of each.
 const STAGING_BYTES: u64 = 16;
 
-/// Returns the bytes that a stage takes on its device, by holder: `policy`, `reference`,
+/// Returns the bytes that a stage takes on its device, on each of them if it takes several, by
+/// holder: `policy`, `reference`,
 /// `optimiser` (AdamW's moments; in bfloat16 also the float32 weights that it updates), `gradients`
 /// (their float32 sums, where weights have another dtype or are updated elsewhere), `update`
 /// (activations, logits and other gradients at their peak), `value model` (with its optimiser),
@@ -88,11 +89,11 @@ fn update(job: &Job, stage: &Stage, own: &ModelShape, seen: &InputFacts) -> u64 
     let gradients = match job.model.dtype {
         // The sums of other dtypes are kept between updates.
         _ if trained.has_sums => 0,
-        dtype => trained.parameters.saturating_mul(dtype.bytes()),
+        dtype => trained.local.saturating_mul(dtype.bytes()),
     };
     // A whole pass leaves its gradients in the weights' dtype before they are added to the sums.
     let left = match stage.gradient_checkpointing() {
-        None if trained.has_sums => trained.parameters * job.model.dtype.bytes(),
+        None if trained.has_sums => trained.local * job.model.dtype.bytes(),
         _ => gradients,
     };
     let earlier = if all > room { gradients } else { 0 };
@@ -110,8 +111,13 @@ pub fn host_memory(job: &Job, stage: &Stage, facts: &[ModelShape]) -> BTreeMap<S
     let trained = Trained::of(job, stage, own);
     if trained.is_on_host {
         let models = 1 + u64::from(stage.ppo().is_some());
-        let staging = trained.parameters.min(STAGED_VALUES) * STAGING_BYTES;
-        let each = trained.optimiser.saturating_add(staging);
+        // The states of all devices are in the memory of their one host.
+        let devices = job.parallel.devices();
+        let staging = trained.parameters.min(STAGED_VALUES) * STAGING_BYTES * devices;
+        let each = trained
+            .optimiser
+            .saturating_mul(devices)
+            .saturating_add(staging);
         bytes.insert("optimiser".into(), each.saturating_mul(models));
     }
     bytes

@@ -7,6 +7,7 @@ mod held;
 mod memory;
 mod records;
 mod room;
+mod spread;
 mod warnings;
 
 pub use cache::{fitting_tokens, peak, small_caches};
@@ -19,14 +20,37 @@ pub use warnings::warnings;
 
 use crate::job::Job;
 use crate::model_shape::ModelShape;
+use crate::parallel::Parallel;
 use crate::stage::Stage;
-use r1d_proto::control::plan::PlanStage;
+use r1d_proto::control::plan::{PlanLayout, PlanStage};
+use r1d_proto::worker::Shard;
 
 /// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes
 /// of [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
 pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts, room: Room) -> Vec<PlanStage> {
     let line = |stage: &Stage| line(job, stage, facts, seen, room);
     job.stages.iter().map(line).collect()
+}
+
+/// How the job is spread over devices; `None` if it takes one.
+pub fn layout(job: &Job) -> Option<PlanLayout> {
+    let Parallel {
+        data,
+        expert,
+        shard,
+        layout_independent,
+        ..
+    } = job.parallel;
+    (job.parallel.devices() > 1).then(|| PlanLayout {
+        data,
+        expert,
+        shard: match shard {
+            Shard::None => "none".into(),
+            Shard::Optimizer => "optimizer".into(),
+            Shard::Parameters => "parameters".into(),
+        },
+        layout_independent,
+    })
 }
 
 fn line(

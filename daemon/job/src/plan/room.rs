@@ -25,10 +25,11 @@ const RESIDENT: [&str; 5] = [
 const SMALLER: &str = "set optimizer_offload = \"cpu\", exp_avg_dtype and exp_avg_sq_dtype = \
                        \"bfloat16\", or lora_r";
 
-/// Refuses a job with a stage whose models and optimisers no GPU of the node holds. Returns
-/// warnings of stages that may need more at their peak than there is, of the device or the host: a
-/// host may get more memory, as virtual machines do.
-pub fn check_room(stages: &[PlanStage], room: Room) -> Result<Vec<String>, JobError> {
+/// Refuses a job with a stage whose models and optimisers no GPU of the node holds. Each of the
+/// job's `devices` has what the plan says, and all share the host. Returns warnings of stages that
+/// may need more at their peak than there is, of the device or the host: a host may get more
+/// memory, as virtual machines do.
+pub fn check_room(stages: &[PlanStage], room: Room, devices: u64) -> Result<Vec<String>, JobError> {
     let mut warnings = Vec::new();
     for stage in stages.iter().filter(|stage| stage.reused_from.is_none()) {
         let place = format!("[[stage]] {:?}", stage.name);
@@ -60,7 +61,8 @@ pub fn check_room(stages: &[PlanStage], room: Room) -> Result<Vec<String>, JobEr
                 ));
             }
         }
-        let on_host = of_host + if room.device.is_none() { all } else { 0 };
+        let of_device = of_host + if room.device.is_none() { all } else { 0 };
+        let on_host = of_device.saturating_mul(devices);
         if let Some(host) = room.host.filter(|&host| on_host > host) {
             warnings.push(format!(
                 "{place} may take {} of the host's memory, which has {}",

@@ -10,10 +10,13 @@ mod evaluation;
 mod models;
 mod nearest;
 mod origin;
+mod parallel;
 mod stage;
 
 pub use models::check_models;
+pub use parallel::{check_built_in, check_devices};
 
+use crate::daemon::is_cpu;
 use crate::error::JobError;
 use crate::job::Job;
 use r1d_proto::worker::Dtype;
@@ -41,6 +44,7 @@ pub fn check(job: &Job) -> Result<(), JobError> {
             "set dtype = \"float32\" in [model]",
         ));
     }
+    parallel::check(job)?;
     for (index, stage) in job.stages.iter().enumerate() {
         stage::check(job, index, stage)?;
     }
@@ -51,17 +55,17 @@ pub fn check(job: &Job) -> Result<(), JobError> {
 
 /// Checks what depends on the device (`cpu`, `cuda:0`) that the job would run on.
 pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
-    if job.batch_invariant && device != "cpu" {
+    if job.batch_invariant && !is_cpu(device) {
         return Err(JobError::unsound(
             "the top level",
             format!("`batch_invariant` holds on the CPU alone, and the job's device is {device}"),
             "set batch_invariant = false, or run the job on a node with devices = [\"cpu\"]",
         ));
     }
-    if job.model.fp8 && device == "cpu" {
+    if job.model.fp8 && is_cpu(device) {
         return Err(JobError::unsound(
             "[model]",
-            "fp8 = true needs a GPU, and the job's device is cpu",
+            "fp8 = true needs a GPU, and the job's device is the CPU",
             "set fp8 = false, or run the job on a node with one",
         ));
     }

@@ -4,6 +4,7 @@ use crate::error::JobError;
 use crate::job::Job;
 use crate::model_shape::ModelShape;
 use crate::stage::Stage;
+use crate::validate::parallel::check_experts;
 
 /// Checks what depends on the models' architectures. `facts` are the shapes of [`Job::models`], in
 /// their order.
@@ -11,6 +12,8 @@ pub fn check_models(job: &Job, facts: &[ModelShape]) -> Result<(), JobError> {
     for stage in &job.stages {
         if let Some(facts) = facts.get(job.model_of(stage)) {
             check(stage, facts)?;
+            let experts = facts.routing.map_or(0, |routing| routing.experts);
+            check_experts(job, experts)?;
         }
     }
     Ok(())

@@ -90,9 +90,9 @@ fn mistakes_are_named() {
             .contains("`devices` names \"gpu0\", which is no device")
     );
     assert!(
-        parse("[node]\ndevices = [\"cpu\", \"cpu\"]")
+        parse("[node]\ndevices = [\"cuda:1\", \"cpu\", \"cuda:1\"]")
             .unwrap_err()
-            .contains("names a device twice")
+            .contains("names \"cuda:1\" twice")
     );
     assert!(
         parse("[node]\ndevices = \"cpu\"")
@@ -119,4 +119,22 @@ fn mistakes_are_named() {
             .unwrap_err()
             .contains("`http` is not in this release")
     );
+}
+
+/// Several CPU devices have names of their own; one alone keeps the name that it always had.
+#[test]
+fn cpu_devices_are_told_apart() {
+    let names = |list: &[&str]| {
+        let listed: Vec<String> = list.iter().map(ToString::to_string).collect();
+        r1d_job::daemon::names(&listed)
+    };
+    assert_eq!(names(&["cuda:0", "cpu"]), ["cuda:0", "cpu"]);
+    let three = names(&["cpu", "cuda:1", "cpu"]);
+    assert_eq!(three, ["cpu:0", "cuda:1", "cpu:1"]);
+    let cpus = three.iter().map(|name| r1d_job::daemon::is_cpu(name));
+    assert!(cpus.eq([true, false, true]));
+    let two = parse("[node]\ndevices = [\"cpu\", \"cpu\"]").unwrap();
+    assert_eq!(parse(&two.to_toml()).unwrap(), two);
+    let many = format!("[node]\ndevices = {:?}", vec!["cpu"; 65]);
+    assert!(parse(&many).unwrap_err().contains("65 CPU devices"));
 }

@@ -43,6 +43,26 @@ fn a_key_that_other_trainers_have_is_named_as_it_is_here() {
 }
 
 #[test]
+fn a_key_of_another_table_says_which() {
+    for (wrong, hint) in [
+        ("max_prompt_length = 64", "it belongs to [data.NAME]"),
+        ("seed = 3", "it belongs to the top level"),
+    ] {
+        let text = refusal("steps = 200", &format!("steps = 200\n{wrong}"));
+        assert!(text.ends_with(hint), "{text}");
+    }
+}
+
+#[test]
+fn a_key_like_no_other_gets_no_suggestion() {
+    let text = refusal("steps = 200", "steps = 200\nuse_vllm = true");
+    assert!(
+        text.ends_with("unknown key `use_vllm`; `r1ctl explain` lists the keys that there are"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_key_of_another_stage_kind_says_which() {
     let text = refusal("epochs = 2", "epochs = 2\nnum_generations = 4");
     assert_eq!(
@@ -141,10 +161,6 @@ fn what_a_later_release_brings_is_refused_by_name() {
     assert!(
         text.contains("expected one of \"pretrain\", \"sft\""),
         "{text}"
-    );
-    assert!(
-        refusal("[model]", "[parallel]\nexpert = 2\n[model]")
-            .contains("`parallel` is not in this release: a job runs on one device")
     );
     let text = refusal(
         "[[eval]]",
@@ -327,6 +343,88 @@ fn a_prediction_module_is_trained_from_the_first_stage_on() {
     .unwrap();
     assert!(job.stages[2].speculative_decoding() && job.stages[2].opens_prediction());
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
+}
+
+#[test]
+fn a_layout_that_cannot_be_names_one_that_can() {
+    let job = |layout: &str| {
+        let table = format!("[parallel]\n{layout}\n[model]");
+        parse(&JOB.replace("[model]", &table))
+    };
+    let refusal = |layout: &str| job(layout).unwrap_err().to_string();
+    let text = refusal("data = 0");
+    assert!(text.contains("`data` = 0 is out of range"), "{text}");
+    let text = refusal("data = 4096\nexpert = 2");
+    assert!(text.contains("at most 4096"), "{text}");
+    let text = refusal("shard = \"weights\"");
+    assert!(text.contains("\"optimizer\", \"parameters\""), "{text}");
+    let text = refusal("data = 3\nexpert = 2\nlayout_independent = true");
+    assert!(
+        text.contains("= 6 is no power of two; make it 4 or 8"),
+        "{text}"
+    );
+
+    let fits = |layout: &str, config: &str| {
+        let facts = r1d_job::ModelShape::from_config(config).unwrap();
+        r1d_job::validate::check_models(&job(layout).unwrap(), &[facts])
+    };
+    let refusal = |layout: &str, config: &str| fits(layout, config).unwrap_err().to_string();
+    let experts = r#"{"model_type": "qwen3_moe", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48,
+        "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 8, "num_experts": 12, "num_experts_per_tok": 2}"#;
+    fits("data = 5\nexpert = 6", experts).unwrap();
+    let text = refusal("expert = 8", experts);
+    assert!(
+        text.contains("`expert` is one of 1, 2, 3, 4, 6, 12") && text.contains("set expert = 6"),
+        "{text}"
+    );
+    let dense = r#"{"model_type": "qwen2", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}"#;
+    fits("data = 5", dense).unwrap();
+    let text = refusal("expert = 2", dense);
+    assert!(
+        text.contains("expert = 2, but the model has no experts"),
+        "{text}"
+    );
+
+    let devices = ["cpu:0", "cpu:1", "cpu:2"].map(String::from);
+    let on_node = |layout: &str| {
+        let job = job(layout).unwrap();
+        r1d_job::validate::check_devices(&job, &devices).map_err(|error| error.to_string())
+    };
+    on_node("data = 3").unwrap();
+    let text = on_node("data = 2\nexpert = 2").unwrap_err();
+    assert!(
+        text.contains("needs 4 devices, and the node has 3 (cpu:0, cpu:1, cpu:2)")
+            && text.contains("set data = 1 instead of 2"),
+        "{text}"
+    );
+    let text = on_node("expert = 4").unwrap_err();
+    assert!(
+        text.contains("set data = 1 and an expert of 3 at most"),
+        "{text}"
+    );
+    let built_in = |layout: &str, devices: &[String]| {
+        let job = job(layout).unwrap();
+        r1d_job::validate::check_built_in(&job, devices).map_err(|error| error.to_string())
+    };
+    built_in("data = 3\nshard = \"optimizer\"", &devices).unwrap();
+    let gpus = ["cuda:0", "cuda:1"].map(String::from);
+    built_in("shard = \"optimizer\"", &gpus).unwrap();
+    for (layout, devices, fix) in [
+        ("data = 2\nexpert = 2", &devices[..], "set expert = 1"),
+        (
+            "data = 2\nshard = \"parameters\"",
+            &devices,
+            "set shard = \"optimizer\"",
+        ),
+        ("data = 2\ntransport = \"nccl\"", &devices, "leave it out"),
+        ("data = 2", &gpus, "a gang on GPUs (the node has cuda:0)"),
+    ] {
+        let text = built_in(layout, devices).unwrap_err();
+        let is_told = text.contains("is not in this release") && text.contains(fix);
+        assert!(is_told, "{layout}: {text}");
+    }
 }
 
 #[test]

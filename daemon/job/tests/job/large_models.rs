@@ -26,12 +26,17 @@ const V2_LITE: &str = r#"{"architectures": ["DeepseekV2ForCausalLM"], "model_typ
 
 /// What one GRPO stage takes on the device and, without its snapshot, on the host.
 fn counted(config: &str, settings: &str) -> (BTreeMap<String, u64>, u64) {
+    counted_on(config, settings, "")
+}
+
+/// The same on each device of a layout.
+fn counted_on(config: &str, settings: &str, layout: &str) -> (BTreeMap<String, u64>, u64) {
     let job = format!(
         "name = \"large\"\n[model]\npath = \"m\"\ndtype = \"bfloat16\"\n[data.d]\npath = \
          \"d.jsonl\"\nreference = \"answer\"\n[[stage]]\nname = \"s\"\nkind = \"grpo\"\ndata = \
          \"d\"\nsteps = 1\nprompts_per_step = 16\nnum_generations = 8\nmax_completion_length = \
          512\nbeta = 0.001\nmax_tokens_per_device = 8192\ngradient_checkpointing = \
-         true\n{settings}\n[[stage.reward]]\nplugin = \"accuracy\"\n"
+         true\n{settings}\n[[stage.reward]]\nplugin = \"accuracy\"\n[parallel]\n{layout}\n"
     );
     let job = parse(&job).unwrap();
     let shapes = [ModelShape::from_config(config).unwrap()];
@@ -93,4 +98,47 @@ fn v2_lite_fits_with_adapters_on_its_experts() {
         total(&device) > 2 * DEVICE,
         "in full it does not: {device:?}"
     );
+}
+
+/// The arithmetic of ZeRO and of experts on their owners: what no layout shares is everywhere.
+#[test]
+fn a_layout_shares_experts_and_optimiser_states_out() {
+    let shape = ModelShape::from_config(V2_LITE).unwrap();
+    let all = shape.parameters;
+    let experts = 26 * 64 * 3 * 2048 * 1408;
+    let local = all - experts + experts / 4;
+    let on = |shard: &str| {
+        let layout = format!("data = 2\nexpert = 4\n{shard}");
+        counted_on(V2_LITE, "", &layout).0
+    };
+    let apart = on("");
+    assert_eq!(apart["policy"], 2 * local);
+    assert_eq!(apart["reference"], 2 * local);
+    assert_eq!(apart["gradients"], 4 * local);
+    assert_eq!(apart["optimiser"], 12 * local);
+    let first = on("shard = \"optimizer\"");
+    assert_eq!(first["policy"], 2 * local);
+    assert_eq!(first["gradients"], 4 * local);
+    assert_eq!(first["optimiser"], 12 * all.div_ceil(8));
+    let third = on("shard = \"parameters\"");
+    assert_eq!(third["policy"], 2 * all.div_ceil(8));
+    assert_eq!(third["gradients"], 4 * all.div_ceil(8));
+    assert_eq!(third["optimiser"], 12 * all.div_ceil(8));
+    assert!(total(&third) < DEVICE, "{third:?}");
+    // Adapters are small, and on every device.
+    let lora = "lora_r = 16\nlora_target_modules = [\"all-linear\"]";
+    let (adapted, _) = counted_on(V2_LITE, lora, "expert = 4");
+    let (alone, _) = counted(V2_LITE, lora);
+    assert_eq!(adapted["gradients"], alone["gradients"]);
+    assert_eq!(
+        alone["policy"] - adapted["policy"],
+        2 * (experts - experts / 4)
+    );
+    // On one host, the states of all devices are in one memory.
+    let offload = "optimizer_offload = \"cpu\"";
+    let (_, of_one) = counted(QWEN, offload);
+    let (_, of_two) = counted_on(QWEN, offload, "data = 2");
+    let (_, shared) = counted_on(QWEN, offload, "data = 2\nshard = \"optimizer\"");
+    assert_eq!(of_two, 2 * of_one);
+    assert_eq!(shared, of_one + (256 << 20));
 }

@@ -6,7 +6,6 @@ use r1d_job::plan::{
     small_caches, stages, warnings,
 };
 use r1d_job::{LinearLayers, ModelShape, RoutingShape};
-use r1d_proto::worker::WEIGHT_COPIES;
 use r1d_shape::Activations;
 use std::collections::BTreeMap;
 
@@ -222,9 +221,7 @@ fn copies_of_adapted_weights_are_the_samplers() {
     };
     let cache = 256 * 640 * 6 * 4;
     assert_eq!(of_device(None), cache);
-    let if_made = |bytes, are_made: bool| if are_made { bytes } else { 0 };
-    let merged = if_made(250 * 4, WEIGHT_COPIES.adapted);
-    assert_eq!(of_device(Some(1 << 40)), cache + merged);
+    assert_eq!(of_device(Some(1 << 40)), cache + 250 * 4);
     // In FP8 they are of all layers, in e4m3 and in bfloat16.
     let fp8 = JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true");
     let job = parse(&fp8).unwrap();
@@ -234,8 +231,7 @@ fn copies_of_adapted_weights_are_the_samplers() {
         host: None,
     };
     let counted = memory(&job, &job.stages[2], shape, &seen(), room)["sampler"];
-    let rounded = if_made(257 * 3, WEIGHT_COPIES.fp8);
-    assert_eq!(counted, cache / 2 + rounded);
+    assert_eq!(counted, cache / 2 + 257 * 3);
 }
 
 /// A snapshot is a checkpoint in the host's memory.
@@ -415,7 +411,10 @@ fn the_peak_is_the_larger_of_the_phases() {
         device: Some(all - 1),
         host: None,
     };
-    assert_eq!(check_room(&plan[2..3], between).unwrap(), [] as [&str; 0]);
+    assert_eq!(
+        check_room(&plan[2..3], between, 1).unwrap(),
+        [] as [&str; 0]
+    );
 }
 
 #[test]
@@ -597,7 +596,7 @@ fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
     let plan = stages(&job, &[facts()], &seen(), Room::default());
     let check = |device: Option<u64>, host: u64| {
         let host = Some(host);
-        check_room(&plan, Room { device, host })
+        check_room(&plan, Room { device, host }, 1)
     };
     assert_eq!(check(Some(1 << 40), 1 << 40).unwrap(), [] as [&str; 0]);
     let text = check(Some(11_999), 1 << 40).unwrap_err().to_string();

@@ -1,0 +1,124 @@
+//! What `[parallel]` asks of other tables, of the models and of the node.
+
+use crate::daemon::is_cpu;
+use crate::error::JobError;
+use crate::job::Job;
+use crate::parallel::Parallel;
+use r1d_parallel::LayoutError;
+use r1d_proto::worker::{Dtype, Shard, Transport};
+
+/// The table's place in errors that are not of one line.
+const PLACE: &str = "[parallel]";
+
+/// Checks what `[parallel]` asks of the settings of other tables.
+pub(super) fn check(job: &Job) -> Result<(), JobError> {
+    if !job.parallel.layout_independent {
+        return Ok(());
+    }
+    let refused = |message: &str, fix: &str| Err(JobError::unsound(PLACE, message, fix));
+    if job.model.dtype != Dtype::Float32 {
+        return refused(
+            "layout_independent = true is exact in float32 alone",
+            "set dtype = \"float32\" in [model], or layout_independent = false",
+        );
+    }
+    let samples = job.stages.iter().any(|stage| stage.rollouts().is_some());
+    if samples && !job.batch_invariant {
+        return refused(
+            "layout_independent = true has each completion drawn with the same bits on any number \
+             of devices, and what a device decodes at a time differs",
+            "set batch_invariant = true at the top level, or layout_independent = false",
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a model whose experts the layout does not cut evenly. `experts` are those of a layer, 0
+/// in a dense model.
+pub(super) fn check_experts(job: &Job, experts: u64) -> Result<(), JobError> {
+    let layout = job.parallel.layout();
+    let fits = layout.and_then(|layout| layout.fits_model(experts as usize));
+    fits.map_err(|error| {
+        let smallest = match &error {
+            LayoutError::Dense { .. } => "set expert = 1; the smallest layout is data = 1".into(),
+            _ => format!(
+                "set expert = {}, the nearest that is smaller, or leave it out",
+                divisor_below(experts, job.parallel.expert.into())
+            ),
+        };
+        JobError::unsound(PLACE, error.to_string(), smallest)
+    })
+}
+
+/// The largest divisor of a number that is at most `limit`.
+fn divisor_below(number: u64, limit: u64) -> u64 {
+    let mut divisors = (1..=limit).rev();
+    divisors
+        .find(|divisor| number.is_multiple_of(*divisor))
+        .unwrap_or(1)
+}
+
+/// Checks a job against its node's devices.
+pub fn check_devices(job: &Job, devices: &[String]) -> Result<(), JobError> {
+    let (wanted, there) = (job.parallel.devices(), devices.len() as u64);
+    if wanted <= there {
+        return Ok(());
+    }
+    let Parallel { data, expert, .. } = job.parallel;
+    let fix = match (data, expert) {
+        (data, expert) if u64::from(expert) <= there => {
+            let copies = there / u64::from(expert);
+            format!(
+                "set data = {copies} instead of {data}, or name more devices in `[node] devices`"
+            )
+        }
+        _ => format!("set data = 1 and an expert of {there} at most"),
+    };
+    Err(JobError::unsound(
+        PLACE,
+        format!(
+            "data = {data} × expert = {expert} needs {wanted} devices, and the node has {there} \
+             ({})",
+            devices.join(", ")
+        ),
+        fix,
+    ))
+}
+
+/// Refuses what the workers of a gang cannot do yet; `r1ctl plan` plans it. `devices` are those of
+/// the node.
+pub fn check_built_in(job: &Job, devices: &[String]) -> Result<(), JobError> {
+    let Parallel {
+        expert,
+        shard,
+        layout_independent,
+        ..
+    } = job.parallel;
+    if job.parallel.devices() <= 1 && !layout_independent {
+        return Ok(());
+    }
+    let (what, fix) = if expert > 1 {
+        let what = format!("expert = {expert}, experts on several devices,");
+        (
+            what,
+            ": set expert = 1, and `data` to the number of devices",
+        )
+    } else if shard == Shard::Parameters {
+        let what = "shard = \"parameters\"".to_owned();
+        (what, ": set shard = \"optimizer\", or leave it out")
+    } else if job.parallel.transport == Some(Transport::Nccl) {
+        ("transport = \"nccl\"".to_owned(), ": leave it out")
+    } else if let Some(gpu) = devices.iter().find(|device| !is_cpu(device)) {
+        let what = format!("a gang on GPUs (the node has {gpu})");
+        let fix = ": set data = 1 and layout_independent = false, or use a node of CPU devices \
+                   (`[node] devices`)";
+        (what, fix)
+    } else {
+        return Ok(());
+    };
+    Err(JobError::NotInThisRelease {
+        place: PLACE.into(),
+        what,
+        fix: fix.into(),
+    })
+}
