@@ -10,8 +10,10 @@
 #![warn(clippy::too_many_lines)]
 
 mod retry;
+mod within;
 
 pub use retry::{Ending, TRIES_MAX, pause, with_retries};
+pub use within::Within;
 
 use r1d_proto::shown;
 use rustix::process::Signal;
@@ -79,8 +81,8 @@ pub struct Ended {
 }
 
 impl ChildProcess {
-    /// Starts a child, whose standard input and error are not for `command` to set. A message to it
-    /// or from it takes at most `wait`.
+    /// Starts a child, whose standard input and error are not for `command` to set. A read or a
+    /// write of a part of a message waits at most for `wait`; [`Within`] bounds a whole exchange.
     pub fn start(command: &mut Command, wait: Duration) -> io::Result<ChildProcess> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_read_timeout(Some(wait))?;

@@ -286,6 +286,12 @@ impl SetChild<'_> {
             ));
         }
         if ended.by(Signal::XFSZ) {
+            if let Some(bytes) = file_bytes_max() {
+                return Ending::Other(MakeError::Lost(format!(
+                    "what is made of the data has more than the {bytes} bytes that the daemon may \
+                     write to a file: let it write larger files (LimitFSIZE= of its unit)"
+                )));
+            }
             return self.over_limit(format!(
                 "what is made of it has more than {} GiB: split it",
                 SET_BYTES_MAX >> 30
@@ -418,6 +424,12 @@ fn limit_itself() -> rustix::io::Result<()> {
     limit(Resource::Nofile, OPEN_FILES_MAX)?;
     rustix::thread::set_no_new_privs(true)?;
     keep_reading_alone()
+}
+
+/// The system's limit on the size of this process's files, if it is below that of a set.
+fn file_bytes_max() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Fsize).maximum;
+    limit.filter(|bytes| *bytes < SET_BYTES_MAX)
 }
 
 fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {

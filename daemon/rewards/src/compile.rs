@@ -14,10 +14,9 @@
 
 use crate::abandoned::Abandoned;
 use crate::engine;
-use crate::gate::LOOK;
-use r1d_child::{Blame, ChildProcess, Ending, Lost};
+use r1d_child::{Blame, ChildProcess, Ending, Lost, Within};
 use r1d_proto::frame::{self, Format, FrameError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use r1d_proto::world::Clock;
 use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -92,24 +91,34 @@ pub(crate) enum CompileError {
     Abandoned,
 }
 
+/// Whoever waits for the code.
+pub(crate) struct Waiter<'a> {
+    pub clock: &'a dyn Clock,
+    /// Set once the code is no longer wanted.
+    pub abandoned: &'a Abandoned,
+    /// Hears in words what happens, and for how long at most.
+    pub told: &'a dyn Fn(&str, Option<Duration>),
+}
+
 impl Compiler {
-    /// Returns serialised machine code for this engine's settings. `told` hears in words when a
-    /// child was lost and another is tried.
+    /// Returns serialised machine code for this engine's settings.
     pub(crate) fn compile(
         &self,
         component: &[u8],
-        abandoned: &Abandoned,
-        told: &dyn Fn(&str),
+        waiter: &Waiter<'_>,
     ) -> Result<Vec<u8>, CompileError> {
         match self {
-            Compiler::InProcess => precompile(component).map_err(CompileError::Refused),
+            Compiler::InProcess => {
+                (waiter.told)("being compiled", None);
+                precompile(component).map_err(CompileError::Refused)
+            }
             Compiler::Child { program, args } => CompilerChild {
                 program,
                 args,
                 component,
-                abandoned,
+                waiter,
             }
-            .compile(told),
+            .compile(),
         }
     }
 }
@@ -129,7 +138,8 @@ fn memory_bytes_max(component_bytes: usize) -> u64 {
         .min(MEMORY_BYTES_MAX)
 }
 
-/// Milliseconds that compiling a component of this size may take.
+/// Milliseconds that compiling a component of this size may take, from the child's start to its
+/// answer.
 fn wall_ms_max(component_bytes: usize) -> u64 {
     (COMPILE_MS_MIN + component_bytes as u64 / COMPILE_BYTES_PER_MS).min(COMPILE_MS_MAX)
 }
@@ -143,18 +153,22 @@ struct CompilerChild<'a> {
     program: &'a Path,
     args: &'a [OsString],
     component: &'a [u8],
-    abandoned: &'a Abandoned,
+    waiter: &'a Waiter<'a>,
 }
 
 impl CompilerChild<'_> {
-    /// Has a child compile the component, and another if that one is lost, of which `told` hears.
-    fn compile(&self, told: &dyn Fn(&str)) -> Result<Vec<u8>, CompileError> {
-        let wanted = || !self.abandoned.is_set();
+    /// Has a child compile the component, and another if that one is lost.
+    fn compile(&self) -> Result<Vec<u8>, CompileError> {
+        let wanted = || !self.waiter.abandoned.is_set();
+        let told = self.waiter.told;
+        let wall = Duration::from_millis(wall_ms_max(self.component.len()));
+        told("being compiled", Some(wall));
         let compiled = r1d_child::with_retries(
             || self.attempt(),
             |lost, pause| {
                 let s = pause.as_secs_f64();
-                told(&format!("compiled again in {s} s, because {}", lost.cause));
+                let again = format!("compiled again in {s} s, because {}", lost.cause);
+                told(&again, Some(pause + wall));
                 if r1d_child::pause(pause, wanted) {
                     Ok(())
                 } else {
@@ -171,6 +185,18 @@ impl CompilerChild<'_> {
         })
     }
 
+    /// Sends the child the component and waits for its code, until a time of the clock's, or until
+    /// that is no longer wanted.
+    fn ask(&self, child: &ChildProcess, ends: Duration) -> Result<Reply, FrameError> {
+        let request = Request {
+            component: self.component.to_vec(),
+        };
+        let wanted = || !self.waiter.abandoned.is_set();
+        let mut stream = Within::new(&child.stream, (self.waiter.clock, ends), &wanted)?;
+        frame::write_blocking(&mut stream, Format::Postcard, &request)?;
+        frame::read_blocking(&mut stream, Format::Postcard)
+    }
+
     fn attempt(&self) -> Result<Vec<u8>, Ending<CompileError>> {
         let (bytes, lost) = (self.component.len(), |cause, blame| Lost { cause, blame });
         let wall_ms = wall_ms_max(bytes);
@@ -180,27 +206,18 @@ impl CompilerChild<'_> {
             .env_clear()
             .env("RAYON_NUM_THREADS", COMPILE_THREADS)
             .stdout(Stdio::null());
-        let mut child =
+        let ends = self.waiter.clock.now() + Duration::from_millis(wall_ms);
+        let child =
             ChildProcess::start(&mut command, Duration::from_millis(wall_ms)).map_err(|error| {
                 let program = self.program.display();
                 let cause = format!("the compiling process, {program}, cannot be started: {error}");
                 Ending::Lost(lost(cause, Blame::Outside))
             })?;
-        let request = Request {
-            component: self.component.to_vec(),
-        };
-        let written = frame::write_blocking(&mut child.stream, Format::Postcard, &request);
-        let reply = written.and_then(|()| {
-            if answers(&child.stream, wall_ms, self.abandoned) {
-                frame::read_blocking::<Reply>(&mut child.stream, Format::Postcard)
-            } else {
-                Err(FrameError::Io(io::ErrorKind::TimedOut.into()))
-            }
-        });
+        let reply = self.ask(&child, ends);
         // The child has answered, died or run out of time, or its answer is no longer wanted: in
         // each case the process can go.
         let ended = child.end();
-        if self.abandoned.is_set() {
+        if self.waiter.abandoned.is_set() {
             return Err(Ending::Other(CompileError::Abandoned));
         }
         let refused = |why| Err(Ending::Other(CompileError::Refused(why)));
@@ -238,8 +255,7 @@ impl CompilerChild<'_> {
 }
 
 fn is_late(error: &FrameError) -> bool {
-    use io::ErrorKind::{TimedOut, WouldBlock};
-    matches!(error, FrameError::Io(e) if matches!(e.kind(), WouldBlock | TimedOut))
+    matches!(error, FrameError::Io(e) if e.kind() == io::ErrorKind::TimedOut)
 }
 
 fn is_memory(text: &str) -> bool {
@@ -252,24 +268,6 @@ fn over_memory(component_bytes: usize) -> String {
         "compiling it takes more memory than the limit of {limit} MiB for a component of \
          {component_bytes} bytes"
     )
-}
-
-/// Waits until the child writes or ends. Returns false when its time is over, or its answer is no
-/// longer wanted.
-fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
-    let look = Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK.subsec_nanos().into(),
-    };
-    for _ in 0..wall_ms / LOOK.as_millis() as u64 {
-        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
-            // Nothing has come yet, or a signal interrupted the wait.
-            Ok(0) | Err(rustix::io::Errno::INTR) if !abandoned.is_set() => {}
-            Ok(0) | Err(_) => return false,
-            Ok(_) => return true,
-        }
-    }
-    false
 }
 
 /// The child's `main`: gives up privileges, then compiles the one component that comes over

@@ -31,11 +31,12 @@ impl Entry {
 
 impl Components {
     /// Returns the component of this key if it is in use; otherwise calls `make`, while other
-    /// callers with the same key wait.
+    /// callers with the same key wait, of which their `waits` hears.
     pub(crate) fn get(
         &self,
         key: Key,
         abandoned: &Abandoned,
+        waits: impl FnOnce(),
         make: impl FnOnce() -> Result<Component, RewardError>,
     ) -> Result<Arc<Component>, RewardError> {
         let entry = {
@@ -52,7 +53,7 @@ impl Components {
         };
         let _making = entry
             .making
-            .enter_unless(abandoned)
+            .enter_telling(abandoned, waits)
             .ok_or(RewardError::Abandoned)?;
         if let Some(component) = entry.get() {
             return Ok(component);

@@ -40,6 +40,18 @@ impl Gate {
         Pass(self)
     }
 
+    /// Waits for a place, of which `waits` hears; `None` if the work is abandoned first.
+    pub(crate) fn enter_telling(
+        &self,
+        abandoned: &Abandoned,
+        waits: impl FnOnce(),
+    ) -> Option<Pass<'_>> {
+        if *self.lock() == 0 {
+            waits();
+        }
+        self.enter_unless(abandoned)
+    }
+
     /// Waits for a place; `None` if the work is abandoned first.
     pub(crate) fn enter_unless(&self, abandoned: &Abandoned) -> Option<Pass<'_>> {
         let mut free = self.lock();

@@ -64,7 +64,7 @@ pub use pool::{Calls, Line, Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
 pub use world::World;
 
 use cache::CodeCache;
-use compile::{COMPILES_MAX, CompileError};
+use compile::{COMPILES_MAX, CompileError, Waiter};
 use component::Kind;
 use components::Components;
 use engine::Engine;
@@ -77,6 +77,7 @@ use signature::PublicKey;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::Component;
 
 /// Settings of a daemon's or a tool's rewards.
@@ -127,8 +128,17 @@ impl RewardSpec {
     }
 }
 
-/// Hears, in words, what a load is at; `None` when it has ended.
-pub type LoadListener = Arc<dyn Fn(Option<&str>) + Send + Sync>;
+/// What a load is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadAt<'a> {
+    /// In words.
+    pub doing: &'a str,
+    /// Time after which that is given up; `None` if there is none.
+    pub left: Option<Duration>,
+}
+
+/// Hears what a load is at; `None` when it has ended.
+pub type LoadListener = Arc<dyn Fn(Option<LoadAt<'_>>) + Send + Sync>;
 
 /// The engine, the code cache and the scoring pool of a process. Cheap to clone.
 #[derive(Clone)]
@@ -294,10 +304,14 @@ impl Rewards {
             Plugin::Named(name) => name.clone(),
             Plugin::Path(path) => path.display().to_string(),
         };
-        (self.listener)(Some(&format!("loading plugin {name}")));
+        self.tell(&format!("loading plugin {name}"), None);
         let loaded = self.load_named(&name, spec);
         (self.listener)(None);
         loaded
+    }
+
+    fn tell(&self, doing: &str, left: Option<Duration>) {
+        (self.listener)(Some(LoadAt { doing, left }));
     }
 
     fn load_named(&self, name: &str, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
@@ -324,9 +338,13 @@ impl Rewards {
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
         let make = || self.component(name, (&path, &bytes), &sha256, limits.interpreted);
-        let component = self
-            .components
-            .get((sha256, limits.interpreted), &self.abandoned, make)?;
+        let waits = || {
+            let doing = format!("plugin {name} waits for another load of it, which compiles it");
+            self.tell(&doing, None);
+        };
+        let key = (sha256, limits.interpreted);
+        let component = self.components.get(key, &self.abandoned, waits, make)?;
+        self.tell(&format!("loading plugin {name}"), None);
         let world = component::check(&component, &path)?;
         let (config, abandoned) = (spec.config_json.clone(), self.abandoned.clone());
         let setting = Setting {
@@ -429,13 +447,17 @@ impl Rewards {
             why,
         };
         let code = {
-            let _turn = self
-                .compiling
-                .enter_unless(&self.abandoned)
+            let tell = |what: &str, left| self.tell(&format!("plugin {name} is {what}"), left);
+            let waits = || tell("to be compiled after others", None);
+            let _turn = (self.compiling)
+                .enter_telling(&self.abandoned, waits)
                 .ok_or(RewardError::Abandoned)?;
-            let tell = |what: &str| (self.listener)(Some(&format!("plugin {name} is {what}")));
-            tell("being compiled");
-            let compiled = self.compiler.compile(bytes, &self.abandoned, &tell);
+            let waiter = Waiter {
+                clock: &*self.clock,
+                abandoned: &self.abandoned,
+                told: &tell,
+            };
+            let compiled = self.compiler.compile(bytes, &waiter);
             compiled.map_err(|error| match error {
                 CompileError::Refused(why) => refused(why),
                 CompileError::Lost(why) => RewardError::Lost {

@@ -5,11 +5,13 @@ mod guests;
 
 use guests::{Guest, completion, component, load_bytes, returns, shipped};
 use r1d_proto::verdict::Outcome;
-use r1d_proto::world::SystemClock;
-use r1d_rewards::{Abandoned, Compiler, Options, RewardError, RewardSpec, Rewards};
+use r1d_proto::world::{Clock, SharedClock, SystemClock};
+use r1d_rewards::{Abandoned, Compiler, LoadAt, Options, RewardError, RewardSpec, Rewards};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -42,10 +44,17 @@ fn main() -> ExitCode {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).unwrap();
             return ExitCode::SUCCESS;
         }
+        // It takes the beginning of the request, and no more.
+        Some("stop-child") => {
+            std::io::stdin().read_exact(&mut [0; 1 << 10]).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
         Some("--list") => return ExitCode::SUCCESS,
         _ => {}
     }
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 10] = [
         (
             "a_plugin_compiled_by_the_child_runs",
             a_plugin_compiled_by_the_child_runs,
@@ -78,6 +87,14 @@ fn main() -> ExitCode {
             "a_child_that_nobody_waits_for_is_ended",
             a_child_that_nobody_waits_for_is_ended,
         ),
+        (
+            "a_child_that_stops_has_one_time_for_a_try",
+            a_child_that_stops_has_one_time_for_a_try,
+        ),
+        (
+            "who_waits_for_another_load_says_so",
+            who_waits_for_another_load_says_so,
+        ),
     ];
     for (name, test) in tests {
         test();
@@ -91,6 +108,10 @@ fn open(cache_dir: Option<&Path>, child: &str) -> Rewards {
 }
 
 fn open_with(cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards {
+    open_at(SystemClock::shared(), cache_dir, args)
+}
+
+fn open_at(clock: SharedClock, cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards {
     let compiler = Compiler::Child {
         program: std::env::current_exe().unwrap(),
         args,
@@ -100,9 +121,21 @@ fn open_with(cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards
         cache_dir: cache_dir.map(PathBuf::from),
         threads: 1,
         compiler,
-        clock: SystemClock::shared(),
+        clock,
     };
     Rewards::open(options).unwrap()
+}
+
+/// What a load tells, with the seconds that are left.
+type Told = Arc<Mutex<Vec<(String, Option<u64>)>>>;
+
+fn heard_by(rewards: &Rewards, heard: &Told) -> Rewards {
+    let heard = heard.clone();
+    rewards.telling(Arc::new(move |at: Option<LoadAt<'_>>| {
+        let left = at.and_then(|at| Some(at.left?.as_secs()));
+        let doing = at.map_or("", |at| at.doing).to_owned();
+        heard.lock().unwrap().push((doing, left));
+    }))
 }
 
 fn score_is_one(rewards: &Rewards) {
@@ -139,26 +172,102 @@ fn a_child_that_dies_is_an_error() {
 fn a_child_that_is_killed_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let told = heard.clone();
+    let heard = Told::default();
     let rewards = open_with(None, vec!["killed-once-child".into(), mark.into()]);
-    score_is_one(&rewards.telling(Arc::new(move |at: Option<&str>| {
-        told.lock().unwrap().push(at.unwrap_or_default().to_owned());
-    })));
+    score_is_one(&heard_by(&rewards, &heard));
     let again = "plugin accuracy is compiled again in 0.25 s, because the compiling process ended \
                  without an answer (signal: 9 (SIGKILL))";
-    assert_eq!(
-        *heard.lock().unwrap(),
-        [
-            "loading plugin accuracy",
-            "plugin accuracy is being compiled",
-            again,
-            ""
-        ]
+    let heard = heard.lock().unwrap();
+    let doings: Vec<&str> = heard.iter().map(|(doing, _)| &**doing).collect();
+    let (loading, compiled) = (
+        "loading plugin accuracy",
+        "plugin accuracy is being compiled",
     );
+    assert_eq!(doings, [loading, compiled, again, loading, ""]);
+    let has_end: Vec<bool> = heard.iter().map(|(_, left)| left.is_some()).collect();
+    assert_eq!(has_end, [false, true, true, false, false]);
     let error = open(None, "fail-child").load(&RewardSpec::named("accuracy"));
     let error = error.err().unwrap();
     assert!(matches!(&error, RewardError::Lost { .. }), "{error}");
+}
+
+/// A clock by which every look at it takes five seconds.
+#[derive(Default)]
+struct Looks(Mutex<u64>);
+
+impl Clock for Looks {
+    fn now(&self) -> Duration {
+        let mut looks = self.0.lock().unwrap();
+        *looks += 1;
+        Duration::from_secs(5 * *looks)
+    }
+
+    fn unix(&self) -> Duration {
+        Duration::from_secs(5 * *self.0.lock().unwrap())
+    }
+}
+
+/// One that takes a part of its request has no time anew for the rest of it.
+fn a_child_that_stops_has_one_time_for_a_try() {
+    let (clock, heard) = (Arc::new(Looks::default()), Told::default());
+    let rewards = open_at(clock.clone(), None, vec!["stop-child".into()]);
+    let began = clock.unix();
+    // More than a socket takes at once.
+    let mut bytes = component(&Guest {
+        score: &returns("(f32.const 1)"),
+        ..Guest::default()
+    });
+    let custom = wat::parse_str(format!(
+        "(component (@custom \"r\" \"{}\"))",
+        "x".repeat(2 << 20)
+    ));
+    bytes.extend_from_slice(&custom.unwrap()[8..]);
+    let error = load_bytes(&heard_by(&rewards, &heard), &bytes, |_| ())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&error, RewardError::Lost { why, .. } if why.contains("5 times in a row")),
+        "{error}"
+    );
+    let took = (clock.unix() - began).as_secs();
+    let wall = heard.lock().unwrap()[1].1.unwrap();
+    // Each try is begun, and given up, within a look of its time.
+    let each = wall + 3 * 5;
+    assert!(
+        (5 * wall..=5 * each).contains(&took),
+        "{took} s, of {wall} s each"
+    );
+}
+
+/// Two jobs whose plugin is one file.
+fn who_waits_for_another_load_says_so() {
+    let rewards = open(None, "hang-child");
+    let (abandoned, heard) = (Abandoned::default(), Told::default());
+    let has = |what: &str| {
+        let heard = heard.lock().unwrap();
+        heard.iter().any(|(doing, _)| doing.contains(what))
+    };
+    let until = |what: &str| {
+        while !has(what) {
+            std::thread::yield_now();
+        }
+    };
+    let load = || {
+        let rewards = heard_by(&rewards, &heard).until(abandoned.clone());
+        rewards.load(&RewardSpec::named("format")).err()
+    };
+    std::thread::scope(|scope| {
+        let loads = [scope.spawn(load), {
+            until("plugin format is being compiled");
+            scope.spawn(load)
+        }];
+        until("plugin format waits for another load of it");
+        abandoned.set();
+        for load in loads {
+            let ended = load.join().unwrap();
+            assert!(matches!(ended, Some(RewardError::Abandoned)));
+        }
+    });
 }
 
 fn a_bad_component_is_the_childs_error() {

@@ -1,9 +1,7 @@
 //! The plugin `code` through the host: CPython inside WASM runs what models write.
 //! `make plugins-python` builds it; without it these tests are skipped.
 
-mod guests;
-
-use guests::{rewards, shipped};
+use crate::guests::{rewards, shipped};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, Judged, Limits, LoadedReward, RewardSpec, Rewards};
@@ -71,7 +69,7 @@ fn score(value: f32) -> Outcome {
 
 #[test]
 fn golden_cases() {
-    let cases = parse(include_str!("../../../plugins/code/golden.jsonl")).unwrap();
+    let cases = parse(include_str!("../../../../plugins/code/golden.jsonl")).unwrap();
     let rewards = rewards(1);
     let mut loaded: BTreeMap<String, LoadedReward> = BTreeMap::new();
     let mut wrong = Vec::new();

@@ -1,8 +1,6 @@
 //! The shipped plugins through the host: their golden cases, and the pool.
 
-mod guests;
-
-use guests::{Guest, completion, load, returns, rewards};
+use crate::guests::{Guest, completion, load, returns, rewards};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{
     Calls, Line, LoadedReward, QUEUE_PER_THREAD_MAX, RewardError, RewardSpec, Rewards, ScoreError,
@@ -130,11 +128,11 @@ async fn the_pool_answers_each_and_lets_go_of_the_abandoned() {
             .try_submit(slow.clone(), completion("", None), |_| ())
             .unwrap();
     }
-    let bytes = guests::component(&Guest {
+    let bytes = crate::guests::component(&Guest {
         score: endless,
         ..Guest::default()
     });
-    let slower = guests::load_bytes(&rewards, &bytes, |spec| {
+    let slower = crate::guests::load_bytes(&rewards, &bytes, |spec| {
         (spec.limits.fuel, spec.limits.wall_ms) = (Some(u64::MAX / 2), Some(600_000));
     });
     let slower = slower.unwrap();
@@ -156,11 +154,11 @@ async fn the_pool_answers_each_and_lets_go_of_the_abandoned() {
 #[tokio::test]
 async fn a_line_goes_on_while_its_calls_end_or_wait_for_their_turn() {
     let rewards = rewards(1);
-    let bytes = guests::component(&Guest {
+    let bytes = crate::guests::component(&Guest {
         score: "(loop $again (br $again)) (unreachable)",
         ..Guest::default()
     });
-    let endless = guests::load_bytes(&rewards, &bytes, |spec| {
+    let endless = crate::guests::load_bytes(&rewards, &bytes, |spec| {
         (spec.limits.fuel, spec.limits.wall_ms) = (Some(u64::MAX / 2), Some(2_000));
     });
     let (endless, quick) = (endless.unwrap(), named(&rewards, "accuracy", "{}"));

@@ -2,10 +2,8 @@
 //! within the default limits, as a completion, as a reference, as a prompt, in the row, and as a
 //! model's answer; neighbours keep theirs, and the process keeps its size (`growth.rs`) (`RWD-1`).
 
-mod guests;
-
-use guests::shipped::*;
-use guests::{completion, rewards};
+use crate::guests::shipped::*;
+use crate::guests::{completion, rewards};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Completion, Judged, Member, World, attacks};
 

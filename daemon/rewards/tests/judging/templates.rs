@@ -1,9 +1,7 @@
 //! The templates for authors in Python and JavaScript: what `reward-sdk/templates/build` makes of
 //! them gives the verdicts of its golden cases.
 
-mod guests;
-
-use guests::{completion, rewards, shipped, spec};
+use crate::guests::{completion, rewards, shipped, spec};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec};
 use reward_sdk::golden::{Expected, parse};
@@ -72,7 +70,7 @@ fn judges_its_golden_cases(language: &str, golden: &str) {
 fn python() {
     judges_its_golden_cases(
         "python",
-        include_str!("../../../reward-sdk/templates/python/golden.jsonl"),
+        include_str!("../../../../reward-sdk/templates/python/golden.jsonl"),
     );
 }
 
@@ -80,6 +78,6 @@ fn python() {
 fn javascript() {
     judges_its_golden_cases(
         "js",
-        include_str!("../../../reward-sdk/templates/js/golden.jsonl"),
+        include_str!("../../../../reward-sdk/templates/js/golden.jsonl"),
     );
 }

@@ -1,8 +1,6 @@
 //! Files that are no rewards: each is refused before it runs, with the culprit named.
 
-mod guests;
-
-use guests::{Guest, component, core, load_bytes, returns, rewards, shipped};
+use crate::guests::{Guest, component, core, load_bytes, returns, rewards, shipped};
 use r1d_rewards::{ComponentizeError, Plugin, RewardError, RewardSpec, componentize};
 
 fn refusal(bytes: &[u8]) -> RewardError {
@@ -118,7 +116,7 @@ fn a_damaged_file_is_an_error_whatever_the_damage() {
         let mut bad = whole.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
         if let Ok(reward) = load_bytes(&rewards, &bad, |spec| spec.limits.fuel = Some(100_000)) {
-            let _ = reward.score(&guests::completion("2", None)).unwrap();
+            let _ = reward.score(&crate::guests::completion("2", None)).unwrap();
         }
     }
 }
@@ -238,7 +236,7 @@ fn where_keys_are_trusted_only_what_they_signed_is_loaded() {
     let trusting = rewards(1).trusting(vec![trusted]);
     let refused = || {
         trusting
-            .load(&guests::spec(&file))
+            .load(&crate::guests::spec(&file))
             .err()
             .map(|error| error.to_string())
     };

@@ -1,9 +1,7 @@
 //! The attack corpus: hostile plugins, each ending in the right verdict, without effect on a
 //! neighbour (`RWD-1`, `RWD-2`).
 
-mod guests;
-
-use guests::{
+use crate::guests::{
     Guest, RESULT, completion, component, group_core, load, load_bytes, returns, rewards, sharing,
 };
 use r1d_proto::verdict::Outcome;

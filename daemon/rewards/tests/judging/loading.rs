@@ -1,9 +1,7 @@
 //! Loading is apart from judging: a plugin that is slow, greedy or hostile before it judges
 //! anything costs only the caller that loads it.
 
-mod guests;
-
-use guests::{Guest, completion, component, load, load_bytes, returns, rewards, spec};
+use crate::guests::{Guest, completion, component, load, load_bytes, returns, rewards, spec};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{
     Abandoned, Compiler, LoadedReward, Options, Plugin, RewardError, RewardSpec, Rewards, golden,
@@ -313,7 +311,9 @@ fn what_is_no_regular_file_is_refused_by_its_path_at_once() {
     rewards.load(&spec(&path)).unwrap();
     let key = r1d_rewards::signature::PublicKey::parse(&"ab".repeat(32)).unwrap();
     assert!(matches!(
-        guests::rewards(1).trusting(vec![key]).load(&spec(&path)),
+        crate::guests::rewards(1)
+            .trusting(vec![key])
+            .load(&spec(&path)),
         Err(RewardError::Unsigned { .. })
     ));
     assert!(r1d_rewards::signature::sign(&path, &fifo).is_err());
