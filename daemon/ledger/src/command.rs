@@ -36,6 +36,8 @@ pub struct NewJob {
     pub priority: i32,
     /// The job file with every default filled in.
     pub job_toml: String,
+    /// Devices that the job runs on at once: at least one.
+    pub devices: u32,
     /// The id that the client gave its submission: a second job with it is refused
     /// ([`Rejected::SubmittedBefore`]).
     pub request: Option<String>,
@@ -56,14 +58,15 @@ pub struct NewJob {
 }
 
 impl NewJob {
-    /// A job of which nothing but the job file is decided: it is called as its id, belongs to
-    /// nobody, takes nothing over, and was submitted at 1.
+    /// A job of which nothing but the job file is decided: it is called as its id, runs on one
+    /// device, belongs to nobody, takes nothing over, and was submitted at 1.
     pub fn of(job: JobId, job_toml: impl Into<String>) -> NewJob {
         NewJob {
             name: job.0.clone(),
             job,
             priority: 0,
             job_toml: job_toml.into(),
+            devices: 1,
             request: None,
             reward_versions: BTreeMap::new(),
             keys: Vec::new(),

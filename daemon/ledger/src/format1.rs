@@ -330,6 +330,7 @@ impl From<SubmissionV1> for record::Submission {
             name: row.name,
             priority: row.priority,
             job_toml: row.job_toml,
+            devices: 1,
             submitted_at: row.submitted_at,
             sequence: row.sequence,
         }

@@ -121,6 +121,8 @@ pub struct Submission {
     pub priority: i32,
     /// The job file with every default filled in.
     pub job_toml: String,
+    /// Devices that the job runs on at once: at least one.
+    pub devices: u32,
     /// When the job was submitted, in seconds since the Unix epoch, as are all times here.
     pub submitted_at: u64,
     /// Number of jobs that were submitted before this one.

@@ -327,6 +327,7 @@ impl State {
             name,
             priority,
             job_toml,
+            devices,
             request,
             reward_versions,
             keys,
@@ -344,6 +345,7 @@ impl State {
             name: name.clone(),
             priority: *priority,
             job_toml: job_toml.clone(),
+            devices: (*devices).max(1),
             submitted_at: *at,
             sequence: self.submitted,
         };

@@ -17,17 +17,18 @@ pub enum Order {
         /// The number of the queue: higher than those before.
         queue: u64,
     },
-    /// Run the job on the device; [`Report::Ended`](crate::Report::Ended) hands it back.
+    /// Run the job on these devices; [`Report::Ended`](crate::Report::Ended) hands it back, and all
+    /// of them.
     Place {
-        /// The device.
-        device: usize,
+        /// The devices, in the order of the gang's ranks; one for most jobs.
+        devices: Vec<usize>,
         /// The job.
         job: JobId,
         /// The epoch that it goes on in; `None` for a new one.
         resumed: Option<u64>,
         /// The attempts before, which count.
         history: History,
-        /// Whether the job gives its device up after a few failures of the worker.
+        /// Whether the job gives a device up after a few failures of its worker.
         doubts_device: bool,
     },
     /// Stop a job that was placed, if it still is: [`Report::Ended`](crate::Report::Ended).

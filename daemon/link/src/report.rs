@@ -32,11 +32,11 @@ pub enum Report {
         /// What keeps it from being used; `None` if nothing does.
         problem: Option<String>,
     },
-    /// A job has released its device, and goes on without one.
+    /// A job has released its devices, and goes on without one.
     Released {
         /// The number of the queue that has placed it.
         queue: u64,
-        /// The device.
+        /// The first of them.
         device: usize,
         /// The job.
         job: JobId,
@@ -45,7 +45,8 @@ pub enum Report {
     Ended {
         /// The number of the queue that has placed it.
         queue: u64,
-        /// The device that it was placed on.
+        /// The device that the outcome is about: of a gang, that of the rank which failed; rank 0's
+        /// where none did.
         device: usize,
         /// The job.
         job: JobId,

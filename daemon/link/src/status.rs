@@ -69,10 +69,9 @@ pub struct Shown<'a> {
     pub now_s: u64,
 }
 
-/// Whether a job that is paused or queued again still has its device, for the step in flight.
+/// Whether a paused job still has its device, for the step in flight.
 pub fn is_pausing(record: &JobRecord, live: Option<&JobSnapshot>) -> bool {
-    matches!(record.state(), State::Paused | State::Queued)
-        && live.is_some_and(|live| live.is_stopping)
+    record.state() == State::Paused && live.is_some_and(|live| live.is_stopping)
 }
 
 /// The state that people see: that of the record, unless the ledger could not record the end.

@@ -218,6 +218,8 @@ pub struct Accepted {
     pub priority: i32,
     /// The job file, every setting filled in.
     pub job_toml: String,
+    /// Devices that it runs on at once.
+    pub devices: u32,
     /// The record of its inputs.
     pub inputs: String,
     /// SHA-256 of the components that judge, by plugin.

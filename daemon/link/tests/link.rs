@@ -93,13 +93,14 @@ fn what_is_decided_by_survives_its_encoding() {
     };
     (history.attempts).abandoned("no memory".into(), progress);
     let placed = Order::Place {
-        device: 3,
+        devices: vec![3, 1],
         job: job(),
         resumed: Some(7),
         history: history.clone(),
         doubts_device: true,
     };
     let Order::Place {
+        devices,
         history: arrived,
         resumed: Some(7),
         ..
@@ -107,7 +108,7 @@ fn what_is_decided_by_survives_its_encoding() {
     else {
         panic!("an order to place")
     };
-    assert_eq!(arrived, history);
+    assert_eq!((devices, arrived), (vec![3, 1], history.clone()));
     for outcome in [
         LifeOutcome::Over,
         LifeOutcome::Unrecorded(JobEnd {

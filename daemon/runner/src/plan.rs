@@ -2,10 +2,13 @@
 
 use crate::message::Source;
 use r1d_job::{AskedModel, Grpo, Job, Reward, Rollouts, Stage};
-use r1d_proto::worker::{ModelSource, Open, ValueModel};
+use r1d_proto::worker::{ModelSource, Open, Place, Transport, ValueModel};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The share of a worker's silence that a rank may wait for the others in a collective call.
+const COLLECTIVE_SHARE: f64 = 0.75;
 
 /// A job with the facts from its files that the machine decides by.
 #[derive(Clone, Debug)]
@@ -269,7 +272,27 @@ impl Plan {
             ),
             max_tokens_per_device: stage.max_tokens_per_device(),
             seed: self.job.seed,
+            place: self.place(),
         }
+    }
+
+    /// The place of rank 0 in the job's gang; `None` for a job of one worker that needs none.
+    fn place(&self) -> Option<Place> {
+        let parallel = &self.job.parallel;
+        if parallel.devices() <= 1 && !parallel.layout_independent {
+            return None;
+        }
+        // Shorter than the watchdog's, so that a rank which waits in vain can say for whom.
+        let within = self.limits.worker_silence.mul_f64(COLLECTIVE_SHARE);
+        Some(Place {
+            rank: 0,
+            data: parallel.data,
+            expert: parallel.expert,
+            transport: parallel.transport.unwrap_or(Transport::Gloo),
+            shard: parallel.shard,
+            layout_independent: parallel.layout_independent,
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Whether the reference is refreshed after `step` committed steps. It is not after the last

@@ -1,6 +1,10 @@
 //! The queue: which job gets which device, and which device gets jobs.
 //!
-//! One job per device. A job that waits for people or for something outside of it has no device
+//! One job per device; a gang is a job on several, which it gets at once. The first job in turn
+//! that needs more devices than are free keeps those, so no stream of smaller jobs passes it by; it
+//! keeps none as long as it could not have all, because some cannot be used.
+//!
+//! A job that waits for people or for something outside of it has no device
 //! meanwhile; afterwards it goes on in its old place, or before all queued jobs if it was running.
 //! A job that gave a device up, because workers failed there, does not get it again as long as it
 //! may wait for another: so it fails only where each device that is left has failed it.
@@ -122,7 +126,7 @@ impl Schedule {
             }
             ScheduleEvent::Probed { device, problem } => return self.probed(device, problem, now),
             ScheduleEvent::Released { device, job } => {
-                if self.vacate(device, &job).is_some() {
+                if self.has(device, &job) && self.vacate(&job).is_some() {
                     self.away.insert(job);
                 }
             }
@@ -158,9 +162,13 @@ impl Schedule {
         }
     }
 
-    fn vacate(&mut self, device: usize, job: &JobId) -> Option<Placement> {
-        let device = self.devices.get_mut(device)?;
-        device.placed.take_if(|placed| placed.job == *job)
+    /// Takes the job from all of its devices.
+    fn vacate(&mut self, job: &JobId) -> Option<Placement> {
+        let devices = self.devices.iter_mut();
+        let placed = devices
+            .filter_map(|device| device.placed.take_if(|placed| placed.job == *job))
+            .collect::<Vec<_>>();
+        placed.into_iter().next()
     }
 
     fn ended(
@@ -172,13 +180,18 @@ impl Schedule {
         now: Duration,
     ) -> Vec<ScheduleCommand> {
         self.away.remove(&job);
-        let placed = self.vacate(index, &job);
+        let devices = self.devices_of(&job);
+        let placed = self.has(index, &job).then(|| self.vacate(&job)).flatten();
+        if placed.is_some_and(|placed| queue.progress(&job) > placed.progress) {
+            for index in devices {
+                if let Some(device) = self.devices.get_mut(index) {
+                    device.proved(&job);
+                }
+            }
+        }
         let Some(device) = self.devices.get_mut(index) else {
             return Vec::new();
         };
-        if placed.is_some_and(|placed| queue.progress(&job) > placed.progress) {
-            device.proved(&job);
-        }
         let shown = |problem| ScheduleCommand::Show {
             device: index,
             problem: Some(problem),
@@ -248,71 +261,144 @@ impl Schedule {
         vec![ScheduleCommand::Record { job, end }]
     }
 
-    /// Gives every free device the job whose turn it is.
+    /// The devices on which the job is.
+    fn devices_of(&self, job: &JobId) -> Vec<usize> {
+        let has = |index: &usize| self.has(*index, job);
+        (0..self.devices.len()).filter(has).collect()
+    }
+
+    /// Whether the job is on the device.
+    fn has(&self, index: usize, job: &JobId) -> bool {
+        let placed = self
+            .devices
+            .get(index)
+            .and_then(|device| device.placed.as_ref());
+        placed.is_some_and(|placed| placed.job == *job)
+    }
+
+    /// Gives every free device the job whose turn it is. A gang is placed when as many devices as
+    /// it needs are free at once. Until then it keeps the free ones that it may have: no job behind
+    /// it gets those.
     fn place(&mut self, queue: &impl Queue, now: Duration) -> Vec<ScheduleCommand> {
         let mut commands = Vec::new();
         if self.is_held || self.is_stopping {
             return commands;
         }
         for index in 0..self.devices.len() {
-            let is_free = |device: &Device| device.is_usable() && device.placed.is_none();
-            if !self.devices.get(index).is_some_and(is_free) {
+            if !self.is_free(index) {
                 continue;
             }
-            let next = turn::next(
-                queue.candidates(),
-                |candidate| self.is_taken(&candidate.job) || !self.may_have(index, &candidate.job),
-                self.is_on_trial(queue, now),
-            );
-            let (Some(next), Some(device)) = (next, self.devices.get_mut(index)) else {
+            let Some(next) = self.next_on(index, queue, now) else {
                 continue;
             };
+            let devices = self.gathered(index, &next, queue, now);
+            if devices.len() >= next.devices {
+                commands.push(self.place_on(devices, next, queue, now));
+            }
+        }
+        commands
+    }
+
+    /// The job whose turn it is on the device.
+    fn next_on(&self, index: usize, queue: &impl Queue, now: Duration) -> Option<Candidate> {
+        turn::next(
+            queue.candidates(),
+            |candidate| self.is_taken(&candidate.job) || !self.may_wait_for(index, candidate),
+            self.is_on_trial(queue, now),
+        )
+    }
+
+    fn is_free(&self, index: usize) -> bool {
+        let is_free = |device: &Device| device.is_usable() && device.placed.is_none();
+        self.devices.get(index).is_some_and(is_free)
+    }
+
+    /// The free devices on which it is the job's turn, this one among them: as many as it needs, or
+    /// fewer.
+    fn gathered(
+        &self,
+        index: usize,
+        candidate: &Candidate,
+        queue: &impl Queue,
+        now: Duration,
+    ) -> Vec<usize> {
+        let has_turn = |other: usize| {
+            let next = self.next_on(other, queue, now);
+            next.is_some_and(|next| next.job == candidate.job)
+        };
+        let is_kept = |other: &usize| *other != index && self.is_free(*other) && has_turn(*other);
+        let others = (0..self.devices.len()).filter(is_kept);
+        let mut devices: Vec<usize> = others.take(candidate.devices.saturating_sub(1)).collect();
+        devices.push(index);
+        devices.sort_unstable();
+        devices
+    }
+
+    fn place_on(
+        &mut self,
+        devices: Vec<usize>,
+        next: Candidate,
+        queue: &impl Queue,
+        now: Duration,
+    ) -> ScheduleCommand {
+        let mut attempts = None;
+        for index in &devices {
+            let Some(device) = self.devices.get_mut(*index) else {
+                continue;
+            };
+            attempts = attempts.or_else(|| device.attempts_of(&next.job).cloned());
             device.placed = Some(Placement {
                 job: next.job.clone(),
                 since: now,
                 progress: queue.progress(&next.job),
             });
-            // A job that a user has paused or requeued since begins an epoch of its own.
-            let resumed = self.resumed.remove(&next.job);
-            commands.push(ScheduleCommand::Place {
-                device: index,
-                resumed: resumed.filter(|_| next.is_running),
-                history: History {
-                    attempts: device.attempts_of(&next.job).cloned().unwrap_or_default(),
-                    number: self.attempts.get(&next.job).copied().unwrap_or_default(),
-                },
-                doubts_device: device.attempts_of(&next.job).is_none(),
-                job: next.job,
-            });
         }
-        commands
+        // A job that a user has paused or requeued since begins an epoch of its own.
+        let resumed = self.resumed.remove(&next.job);
+        ScheduleCommand::Place {
+            devices,
+            resumed: resumed.filter(|_| next.is_running),
+            doubts_device: attempts.is_none(),
+            history: History {
+                attempts: attempts.unwrap_or_default(),
+                number: self.attempts.get(&next.job).copied().unwrap_or_default(),
+            },
+            job: next.job,
+        }
     }
 
-    /// Whether the job may have the device: it has not given it up, or it has given up each that is
-    /// left and got nowhere further on any.
-    fn may_have(&self, index: usize, job: &JobId) -> bool {
+    /// Whether the job may have the device, and there are as many as it needs: in use, or free, and
+    /// neither broken nor quarantined.
+    fn may_wait_for(&self, index: usize, candidate: &Candidate) -> bool {
+        let is_near = |other: &usize| {
+            let device = self.devices.get(*other);
+            device.is_some_and(Device::is_near) && self.may_have(*other, candidate)
+        };
+        let are_there = || (0..self.devices.len()).filter(is_near).count() >= candidate.devices;
+        self.may_have(index, candidate) && (candidate.devices <= 1 || are_there())
+    }
+
+    /// Whether the job may have the device: it has not given it up, or there are not as many as it
+    /// needs among those that are left which it has not given up, or on which it got further.
+    fn may_have(&self, index: usize, candidate: &Candidate) -> bool {
         let device = self.devices.get(index);
-        let Some(here) = device.and_then(|device| device.attempts_of(job)) else {
+        let Some(here) = device.and_then(|device| device.attempts_of(&candidate.job)) else {
             return true;
         };
-        let is_no_better = |other: &Device| {
-            let there = other.attempts_of(job);
-            there.is_some_and(|there| there.progress() <= here.progress())
+        let is_better = |other: &&Device| {
+            let there = other.attempts_of(&candidate.job);
+            there.is_none_or(|there| there.progress() > here.progress())
         };
-        let mut left = self.devices.iter().filter(|device| device.is_left());
-        left.all(is_no_better)
+        let left = self.devices.iter().filter(|device| device.is_left());
+        left.filter(is_better).count() < candidate.devices.max(1)
     }
 
     /// Whether the job is in hand already, or must not be started.
     fn is_taken(&self, job: &JobId) -> bool {
-        let is_placed = |device: &Device| {
-            let placed = device.placed.as_ref();
-            placed.is_some_and(|placed| placed.job == *job)
-        };
         self.away.contains(job)
             || self.waiting.contains_key(job)
             || self.unrecorded.contains_key(job)
-            || self.devices.iter().any(is_placed)
+            || !self.devices_of(job).is_empty()
     }
 
     /// Whether a suspect has just come back.

@@ -235,7 +235,7 @@ fn of_request(request: &WorkerRequest) -> &'static str {
         WorkerRequest::Close => "closing",
         WorkerRequest::Score { .. } => "scoring by a reward model",
         WorkerRequest::Answer(_) => "judging",
-        WorkerRequest::More(_) => "receiving",
+        WorkerRequest::More(_) | WorkerRequest::Rendezvous(_) => "receiving",
     }
 }
 

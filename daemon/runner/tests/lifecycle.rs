@@ -18,7 +18,7 @@ const SEEDS: u64 = 1500;
 
 #[test]
 fn whatever_happens_every_job_that_can_ends_as_it_should() {
-    let (mut crashes, mut doubts, mut pauses, mut escapes) = (0, 0, 0, 0);
+    let (mut crashes, mut doubts, mut pauses, mut escapes, mut gangs) = (0, 0, 0, 0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
         world.live(400);
@@ -27,9 +27,11 @@ fn whatever_happens_every_job_that_can_ends_as_it_should() {
         doubts += world.doubts;
         pauses += world.pauses;
         escapes += world.escapes;
+        gangs += world.gangs;
     }
     // The world is as rough as it claims to be.
     assert!(crashes > SEEDS / 2, "{crashes} crashes");
+    assert!(gangs > SEEDS / 4, "{gangs} gangs");
     assert!(doubts > SEEDS / 4, "{doubts} devices doubted");
     assert!(pauses > SEEDS / 2, "{pauses} pauses");
     assert!(escapes > SEEDS / 4, "{escapes} sound jobs left bad devices");

@@ -137,6 +137,20 @@ fn submit(state: &mut State, job: &str) {
     apply(state, Command::Submit(NewJob::of(job, "seed = 1")));
 }
 
+/// Submits a job that needs several devices.
+fn submit_gang(state: &mut State, job: &str, devices: u32) {
+    let new = NewJob::of(id(job), "seed = 1");
+    apply(state, Command::Submit(NewJob { devices, ..new }));
+}
+
+/// The devices that a job is placed on.
+fn gathered(commands: &[ScheduleCommand], of: &str) -> Option<Vec<usize>> {
+    commands.iter().find_map(|command| match command {
+        ScheduleCommand::Place { devices, job, .. } if job.0 == of => Some(devices.clone()),
+        _ => None,
+    })
+}
+
 fn submitted(jobs: &[&str]) -> State {
     let mut state = State::default();
     jobs.iter().for_each(|job| submit(&mut state, job));
@@ -220,11 +234,11 @@ fn shown(commands: &[ScheduleCommand]) -> Option<ProblemKind> {
 fn placements(commands: &[ScheduleCommand]) -> Vec<(usize, String, u32)> {
     let placed = commands.iter().filter_map(|command| match command {
         ScheduleCommand::Place {
-            device,
+            devices,
             job,
             history,
             ..
-        } => Some((*device, job.0.clone(), history.attempts.fruitless())),
+        } => Some((devices[0], job.0.clone(), history.attempts.fruitless())),
         _ => None,
     });
     placed.collect()
@@ -636,4 +650,86 @@ fn a_waiting_job_goes_on_in_its_epoch_under_the_next_queue() {
         ),
         "{commands:?}"
     );
+}
+
+/// A gang gets its devices at once, and gives them all back.
+#[test]
+fn a_gang_is_placed_when_all_its_devices_are_free_at_once() {
+    let mut state = submitted(&["small"]);
+    submit_gang(&mut state, "gang", 3);
+    submit(&mut state, "last");
+    let mut daemon = Daemon::new(4, state);
+    let commands = daemon.tell(ScheduleEvent::Held(false));
+    assert_eq!(gathered(&commands, "small"), Some(vec![0]));
+    assert_eq!(gathered(&commands, "gang"), Some(vec![1, 2, 3]));
+    assert_eq!(daemon.begun(commands), ["small", "gang"]);
+    // A rank in the middle fails: its device is doubted, and no other.
+    let commands = daemon.ended(2, "gang", doubted());
+    assert_eq!(commands[1], ScheduleCommand::Probe { device: 2 });
+    assert_eq!(
+        gathered(&commands, "last"),
+        None,
+        "the gang waits for the device that is probed, and keeps the others"
+    );
+    daemon.cancel("small");
+    let commands = daemon.ended(0, "small", LifeOutcome::Over);
+    assert_eq!(
+        gathered(&commands, "gang"),
+        Some(vec![0, 1, 3]),
+        "{commands:?}"
+    );
+    let commands = daemon.probed(2, None);
+    assert_eq!(daemon.begun(commands), ["last"]);
+    daemon.cancel("gang");
+    ["a", "b", "c"]
+        .iter()
+        .for_each(|job| submit(&mut daemon.state, job));
+    let commands = daemon.ended(0, "gang", LifeOutcome::Over);
+    assert_eq!(daemon.begun(commands), ["a", "b", "c"]);
+}
+
+/// However many small jobs come and go, a gang gets its devices in its turn: those that become free
+/// are kept for it.
+#[test]
+fn small_jobs_do_not_pass_a_gang_by() {
+    let mut state = submitted(&["a", "b"]);
+    submit_gang(&mut state, "gang", 2);
+    ["c", "d", "e"]
+        .iter()
+        .for_each(|job| submit(&mut state, job));
+    let mut daemon = Daemon::new(2, state);
+    assert_eq!(daemon.begin(), ["a", "b"]);
+    daemon.cancel("a");
+    assert_eq!(daemon.ended(0, "a", LifeOutcome::Over), []);
+    assert_eq!(daemon.tick(), [] as [&str; 0], "device 0 is kept");
+    daemon.cancel("b");
+    let commands = daemon.ended(1, "b", LifeOutcome::Over);
+    assert_eq!(gathered(&commands, "gang"), Some(vec![0, 1]));
+    assert_eq!(daemon.begun(commands), ["gang"]);
+    daemon.cancel("gang");
+    let commands = daemon.ended(0, "gang", LifeOutcome::Over);
+    assert_eq!(daemon.begun(commands), ["c", "d"]);
+}
+
+/// A gang for which devices are missing that cannot be used keeps none from others meanwhile.
+#[test]
+fn a_gang_that_cannot_be_gathered_is_in_nobodys_way() {
+    let mut state = State::default();
+    submit_gang(&mut state, "gang", 2);
+    ["a", "b"].iter().for_each(|job| submit(&mut state, job));
+    let mut daemon = Daemon::new(2, state);
+    daemon.tell(ScheduleEvent::Held(true));
+    daemon.schedule = Schedule::new(vec![DeviceHealth::default(); 2], daemon.now);
+    daemon.tell(ScheduleEvent::Held(true));
+    daemon.probed(0, None);
+    daemon.probed(1, Some("it is gone"));
+    assert_eq!(daemon.begin(), ["a"]);
+    daemon.now += PROBE_AGAIN_MAX;
+    daemon.tick();
+    daemon.probed(1, None);
+    // Now there are two: the gang is first in turn, and waits for the one that is busy.
+    assert_eq!(daemon.tick(), [] as [&str; 0]);
+    daemon.cancel("a");
+    let commands = daemon.ended(0, "a", LifeOutcome::Over);
+    assert_eq!(gathered(&commands, "gang"), Some(vec![0, 1]));
 }

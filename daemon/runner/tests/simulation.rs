@@ -1009,6 +1009,7 @@ impl World {
                 }))]
             }
             WorkerRequest::More(_) => panic!("a request is cut where it is written"),
+            WorkerRequest::Rendezvous(_) => panic!("nobody calls the rendezvous"),
             WorkerRequest::Restore { dir } => {
                 self.worker = self.disk.checkpoints[&dir];
                 vec![done(Reply::Restored)]

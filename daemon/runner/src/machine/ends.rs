@@ -26,7 +26,7 @@ pub(super) fn failed(doing: &str, failure: Failure) -> End {
         FailureKind::Invalid => format!("{doing}: {message}"),
         FailureKind::Storage => {
             return End::Away {
-                cause: format!("{doing}: {message}: make room on that file system, or see to it"),
+                cause: format!("{doing}: {message}"),
             };
         }
         FailureKind::OutOfMemory => format!(

@@ -134,6 +134,15 @@ impl Device {
         matches!(self.condition, Condition::Usable { .. })
     }
 
+    /// Whether it is of use, or will be as soon as a probe has gone well.
+    pub(super) fn is_near(&self) -> bool {
+        let is_away = matches!(
+            self.condition,
+            Condition::Failed { .. } | Condition::Resting { .. }
+        );
+        !is_away
+    }
+
     /// Whether a job may wait for it: nothing is known against it, or it rests.
     pub(super) fn is_left(&self) -> bool {
         !matches!(self.condition, Condition::Failed { .. })

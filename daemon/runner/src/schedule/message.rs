@@ -10,6 +10,8 @@ use r1d_proto::ids::JobId;
 pub struct Candidate {
     /// The job.
     pub job: JobId,
+    /// Devices that it needs, all at once: at least one.
+    pub devices: usize,
     /// Whether it was running already: it then goes on.
     pub is_running: bool,
     /// Ends of the daemon that are held against it.
@@ -52,16 +54,17 @@ pub enum ScheduleEvent {
         /// What is wrong with it; `None` if nothing is.
         problem: Option<String>,
     },
-    /// A job has released its device and waits for people without one.
+    /// A job has released its devices and waits for people without any.
     Released {
-        /// The device.
+        /// The first of them.
         device: usize,
         /// The job.
         job: JobId,
     },
-    /// A job that was placed is handed back.
+    /// A job that was placed is handed back, with all of its devices.
     Ended {
-        /// The device that it was placed on.
+        /// The device that the outcome is about: of a gang, that of the rank which failed; rank 0's
+        /// where none did.
         device: usize,
         /// The job.
         job: JobId,
@@ -92,10 +95,10 @@ pub enum ScheduleEvent {
 /// Something to do for the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduleCommand {
-    /// Run the job on the device. [`ScheduleEvent::Ended`] hands it back.
+    /// Run the job on these devices. [`ScheduleEvent::Ended`] hands it back, and all of them.
     Place {
-        /// The device.
-        device: usize,
+        /// The devices, in the order of the gang's ranks; one for most jobs.
+        devices: Vec<usize>,
         /// The job.
         job: JobId,
         /// The epoch that it goes on in; `None` for a new one.

@@ -25,6 +25,7 @@ impl Queue for LedgerQueue<'_> {
         let jobs = running.chain(self.0.queued().cloned());
         jobs.map(|record| Candidate {
             job: record.job().clone(),
+            devices: record.submission.devices as usize,
             is_running: record.state() == RunState::Running,
             strikes: record.strikes.count,
         })

@@ -189,12 +189,17 @@ impl World {
     /// strikes a step only once, and a job less often than it takes to suspect its device.
     fn is_struck(&mut self, run: u64, step: Option<u64>) -> bool {
         let of = &self.runs[&run];
-        let (job, device) = (of.job.clone(), of.device);
+        let (job, devices) = (of.job.clone(), of.devices.clone());
         let is_poisoned = step == Some(1) && self.poison.contains(&job);
-        let Device {
-            is_broken, is_bad, ..
-        } = self.devices[device];
-        if is_broken || is_poisoned || (is_bad && step.is_some()) {
+        let fails = |device: &usize| {
+            let Device {
+                is_broken, is_bad, ..
+            } = self.devices[*device];
+            is_broken || (is_bad && step.is_some())
+        };
+        let at_fault = devices.into_iter().find(fails);
+        if at_fault.is_some() || is_poisoned {
+            self.runs.get_mut(&run).unwrap().at_fault = at_fault;
             return true;
         }
         let struck = self.unlucky.iter().filter(|(known, _)| *known == job);

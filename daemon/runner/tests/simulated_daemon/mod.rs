@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub pauses: u64,
     /// Times that a sound job gave a bad device up.
     pub escapes: u64,
+    /// Jobs that need several devices.
+    pub gangs: u64,
 }
 
 impl World {
@@ -115,6 +117,7 @@ impl World {
             doubts: 0,
             pauses: 0,
             escapes: 0,
+            gangs: 0,
         };
         world.choose_bad_devices();
         world.try_devices();
@@ -213,7 +216,7 @@ impl World {
     fn picture(&self) -> String {
         let runs = self.runs.values();
         let runs: Vec<_> = runs
-            .map(|run| (&run.job, run.device, run.life.phase()))
+            .map(|run| (&run.job, &run.devices, run.life.phase()))
             .collect();
         format!("{runs:?}, {:?}", self.schedule)
     }
@@ -325,28 +328,32 @@ impl World {
         for command in commands {
             match command {
                 ScheduleCommand::Place {
-                    device,
+                    devices,
                     job,
                     resumed,
                     history,
                     doubts_device,
                 } => {
+                    let left = |device: &usize| self.left.contains(&(job.clone(), *device));
                     assert!(
-                        !self.left.contains(&(job.clone(), device)),
-                        "seed {}: {job} is back on device {device}, which failed it",
+                        !devices.iter().any(left),
+                        "seed {}: {job} is back on one of {devices:?}, which failed it",
                         self.seed
                     );
+                    let record = self.state.job(&job).unwrap();
+                    assert_eq!(devices.len(), record.submission.devices as usize);
                     let is_in_hand = self.runs.values().any(|run| run.job == job);
                     assert!(!is_in_hand, "seed {}: {job} is in hand twice", self.seed);
-                    let mut on_device = self.runs.values().filter(|run| run.device == device);
+                    let shares = |run: &&Run| run.devices.iter().any(|one| devices.contains(one));
+                    let mut on_devices = self.runs.values().filter(shares);
                     assert!(
-                        on_device.all(|run| !run.life.has_device()),
+                        on_devices.all(|run| !run.life.has_device()),
                         "seed {}: two jobs on a device",
                         self.seed
                     );
                     let life = Life::new(resumed, history, doubts_device, self.now);
                     self.next_run += 1;
-                    let run = Run::new(job, device, life, self.now);
+                    let run = Run::new(job, devices, life, self.now);
                     self.runs.insert(self.next_run, run);
                 }
                 ScheduleCommand::Probe { device } => self.devices[device].is_probed = true,
@@ -389,7 +396,13 @@ impl World {
 
     /// A run hands its job back.
     fn ended(&mut self, run: u64, outcome: LifeOutcome) {
-        let Run { job, device, .. } = self.runs.remove(&run).unwrap();
+        let Run {
+            job,
+            devices,
+            at_fault,
+            ..
+        } = self.runs.remove(&run).unwrap();
+        let device = at_fault.unwrap_or(devices[0]);
         assert!(
             !self.writers.contains_key(&job),
             "seed {}: {job} is handed back with its writer",
@@ -436,9 +449,16 @@ impl World {
             self.poison.insert(job.clone());
         }
         let (priority, held) = (self.draw(2) as i32, self.draw(8) == 0);
+        // With bad devices there are too few good ones for a gang.
+        let devices = match self.devices.len() as u64 {
+            all if all > 1 && self.good.is_none() && self.draw(3) == 0 => 2 + self.draw(all - 1),
+            _ => 1,
+        };
+        self.gangs += u64::from(devices > 1);
         self.apply(LedgerCommand::Submit(NewJob {
             priority,
             held,
+            devices: devices as u32,
             ..NewJob::of(job, "seed = 1")
         }));
     }

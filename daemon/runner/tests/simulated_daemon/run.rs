@@ -20,7 +20,10 @@ struct UnderWay {
 
 pub(super) struct Run {
     pub job: JobId,
-    pub device: usize,
+    /// Its devices, by rank.
+    pub devices: Vec<usize>,
+    /// The device of the rank that failed last.
+    pub at_fault: Option<usize>,
     pub life: Life,
     under_way: Vec<UnderWay>,
     /// What is under way and will be answered, whether anybody still wants to know or not.
@@ -30,12 +33,13 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(job: JobId, device: usize, mut life: Life, now: Duration) -> Run {
+    pub(super) fn new(job: JobId, devices: Vec<usize>, mut life: Life, now: Duration) -> Run {
         let commands = life.begin(now).into();
         let number = life.number();
         Run {
             job,
-            device,
+            devices,
+            at_fault: None,
             life,
             under_way: vec![UnderWay { number, commands }],
             answers: Vec::new(),
@@ -129,7 +133,7 @@ impl World {
 
     /// Carries a command out, or puts it back if that has to wait.
     fn carry_out(&mut self, run: u64, number: u64, command: LifeCommand) -> bool {
-        let (job, device) = (self.runs[&run].job.clone(), self.runs[&run].device);
+        let (job, device) = (self.runs[&run].job.clone(), self.runs[&run].devices[0]);
         let answer = match &command {
             LifeCommand::Open | LifeCommand::JoinWriter if self.has_writer(&job) => {
                 let of = self.runs.get_mut(&run).unwrap();
