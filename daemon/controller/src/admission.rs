@@ -7,7 +7,7 @@
 //! | connected, without a request yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users (of those who plan apart) | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
+//! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users (of those who plan apart) | a few at work, not all of them one user's ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused, and so is a user who has half of what others leave |
 
 use r1d_proto::control::error::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -85,46 +85,176 @@ fn busy(count: usize, what: &str) -> ControlError {
     }
 }
 
-/// Work of one kind: a few clients are at work at a time, and a bounded number waits.
+fn busy_with_yours(count: usize, what: &str) -> ControlError {
+    ControlError {
+        kind: ErrorKind::Busy,
+        message: format!(
+            "the daemon is at {count} {what} of yours already, and keeps the other places for \
+             other users: try again in a moment"
+        ),
+    }
+}
+
+/// Work of one kind: a few clients are at work at a time, and a bounded number waits. The next turn
+/// is of the user with the fewest at work, and no user has all of them: what is slow for one user
+/// keeps others waiting for one turn at most, not for all that the user has sent.
 #[derive(Clone)]
-pub(crate) struct Lane {
+pub(crate) struct Lane(Arc<Inside>);
+
+struct Inside {
     what: &'static str,
-    inside: Arc<Semaphore>,
-    at_work: Arc<Semaphore>,
+    at_work_max: usize,
+    queue: Mutex<Queue>,
+}
+
+/// Who is in a lane.
+#[derive(Default)]
+struct Queue {
+    /// Each user's share, by the user's id; without users who have nothing.
+    users: BTreeMap<u32, Share>,
+    /// Who waits for a turn, in the order of arrival, and where it is handed over.
+    waiting: Vec<(u32, oneshot::Sender<Turn>)>,
+}
+
+/// What one user has of a lane.
+#[derive(Debug, Default)]
+struct Share {
+    places: usize,
+    at_work: usize,
+}
+
+impl Queue {
+    /// Gives the user another place: at most half of those, rounded up, that others leave, so that
+    /// whoever has none gets one as long as any is free. An error says how many are taken.
+    fn enter(&mut self, user: u32, what: &str) -> Result<(), ControlError> {
+        let taken: usize = self.users.values().map(|share| share.places).sum();
+        if taken >= WAITING_MAX {
+            return Err(busy(WAITING_MAX, what));
+        }
+        let own = self.users.get(&user).map_or(0, |share| share.places);
+        let left = WAITING_MAX - (taken - own);
+        if own >= left.div_ceil(2) {
+            return Err(busy_with_yours(own, what));
+        }
+        self.users.entry(user).or_default().places += 1;
+        Ok(())
+    }
+
+    /// Changes what the user has, who is forgotten with the last of it.
+    fn give_up(&mut self, user: u32, change: impl FnOnce(&mut Share)) {
+        if let Some(share) = self.users.get_mut(&user) {
+            change(share);
+            if share.places == 0 && share.at_work == 0 {
+                self.users.remove(&user);
+            }
+        }
+    }
+
+    /// Whose turn is next, if there is one: who leaves the lane keeps no turn.
+    fn next(&mut self, at_work_max: usize) -> Option<(u32, oneshot::Sender<Turn>)> {
+        self.waiting.retain(|(_, hand_over)| !hand_over.is_closed());
+        let at_work = |user: &u32| self.users.get(user).map_or(0, |share| share.at_work);
+        if self
+            .users
+            .values()
+            .map(|share| share.at_work)
+            .sum::<usize>()
+            >= at_work_max
+        {
+            return None;
+        }
+        let users_max = (at_work_max - 1).max(1);
+        let (index, least) = (self.waiting.iter().enumerate())
+            .map(|(index, (user, _))| (index, at_work(user)))
+            .min_by_key(|(_, at_work)| *at_work)?;
+        if least >= users_max {
+            return None;
+        }
+        let (user, hand_over) = self.waiting.remove(index);
+        self.users.entry(user).or_default().at_work += 1;
+        Some((user, hand_over))
+    }
+}
+
+impl Inside {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over the turns that are free.
+    fn hand_over(self: &Arc<Self>) {
+        // The queue is not locked where a turn is dropped because nobody waits for it any more.
+        while let Some((user, hand_over)) = { self.queue().next(self.at_work_max) } {
+            let inside = self.clone();
+            let _unwanted = hand_over.send(Turn { inside, user });
+        }
+    }
+}
+
+/// A user's place in a lane, until it is dropped.
+struct LanePlace {
+    inside: Arc<Inside>,
+    user: u32,
+}
+
+impl Drop for LanePlace {
+    fn drop(&mut self) {
+        let mut queue = self.inside.queue();
+        queue.give_up(self.user, |share| share.places -= 1);
+    }
+}
+
+/// A user's turn in a lane, until it is dropped.
+struct Turn {
+    inside: Arc<Inside>,
+    user: u32,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let at_work = |share: &mut Share| share.at_work -= 1;
+        self.inside.queue().give_up(self.user, at_work);
+        self.inside.hand_over();
+    }
 }
 
 /// A turn at the work, until it is dropped. The work itself holds it, because it goes on if the
 /// client leaves.
 pub(crate) struct Permit {
-    _inside: OwnedSemaphorePermit,
-    _at_work: OwnedSemaphorePermit,
+    _at_work: Turn,
+    _place: LanePlace,
 }
 
 impl Lane {
-    fn new(what: &'static str, at_work: usize) -> Lane {
-        Lane {
+    fn new(what: &'static str, at_work_max: usize) -> Lane {
+        Lane(Arc::new(Inside {
             what,
-            inside: Arc::new(Semaphore::new(WAITING_MAX)),
-            at_work: Arc::new(Semaphore::new(at_work)),
-        }
+            at_work_max,
+            queue: Mutex::default(),
+        }))
     }
 
-    /// Waits for a turn; an error at once if too many wait. Dropping the future gives the place up.
+    /// Waits for the user's turn, whose id this is; an error at once if too many wait, or too many
+    /// of the user's. Dropping the future gives the place up.
     pub(crate) fn enter(
         &self,
+        user: u32,
     ) -> Result<impl Future<Output = Result<Permit, ControlError>> + use<>, ControlError> {
-        let refused = busy(WAITING_MAX, self.what);
-        let inside = self
-            .inside
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| refused.clone())?;
-        let at_work = self.at_work.clone();
+        let inside = self.0.clone();
+        let (hand_over, turn) = oneshot::channel();
+        {
+            let mut queue = inside.queue();
+            queue.enter(user, inside.what)?;
+            queue.waiting.push((user, hand_over));
+        }
+        inside.hand_over();
+        let refused = busy(WAITING_MAX, inside.what);
+        let place = LanePlace { inside, user };
         Ok(async move {
-            let at_work = at_work.acquire_owned().await.map_err(|_| refused)?;
+            let turn = turn.await.map_err(|_| refused)?;
             Ok(Permit {
-                _inside: inside,
-                _at_work: at_work,
+                _at_work: turn,
+                _place: place,
             })
         })
     }
@@ -195,6 +325,8 @@ impl Drop for ConnectionPlace {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use futures_util::future::LocalBoxFuture;
+    use proptest::prelude::*;
 
     #[test]
     fn the_newest_takes_the_place_of_the_oldest() {
@@ -216,18 +348,109 @@ mod tests {
     #[test]
     fn so_many_work_so_many_wait_and_the_rest_is_refused() {
         let room = Lane::new("plans", 1);
-        let first = room.enter().unwrap().now_or_never().unwrap().unwrap();
-        let mut waiting: Vec<_> = (1..WAITING_MAX)
-            .map(|_| Box::pin(room.enter().unwrap()))
+        let first = room.enter(0).unwrap().now_or_never().unwrap().unwrap();
+        let mut waiting: Vec<_> = (1..WAITING_MAX as u32)
+            .map(|user| Box::pin(room.enter(user).unwrap()))
             .collect();
         assert!(waiting[0].as_mut().now_or_never().is_none());
-        let refused = room.enter().err().unwrap();
+        let refused = room.enter(WAITING_MAX as u32).err().unwrap();
         assert_eq!(refused.kind, ErrorKind::Busy);
         assert!(refused.message.contains("64 plans"), "{}", refused.message);
         // A client that no longer waits has no place.
         waiting.pop();
-        assert!(room.enter().is_ok());
+        assert!(room.enter(WAITING_MAX as u32).is_ok());
         drop(first);
         assert!(waiting[0].as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn one_users_submissions_leave_places_to_others() {
+        let room = Lane::new("submissions", 1);
+        let enter = |user| room.enter(user);
+        let mut own: Vec<_> = std::iter::from_fn(|| enter(7).ok()).collect();
+        assert_eq!(own.len(), WAITING_MAX / 2);
+        let refused = enter(7).err().unwrap();
+        assert_eq!(refused.kind, ErrorKind::Busy);
+        assert!(
+            refused.message.contains("32 submissions of yours"),
+            "{}",
+            refused.message
+        );
+        let other = enter(8).unwrap();
+        own.pop();
+        drop(other);
+        assert!(enter(7).is_ok(), "a place that was given up is free");
+    }
+
+    type Waiting = LocalBoxFuture<'static, Result<Permit, ControlError>>;
+
+    /// Takes those whose turn it is out of those who wait.
+    fn begun(waiting: &mut Vec<Waiting>) -> Vec<Permit> {
+        let mut at_work = Vec::new();
+        waiting.retain_mut(|turn| match turn.now_or_never() {
+            Some(permit) => {
+                at_work.push(permit.unwrap());
+                false
+            }
+            None => true,
+        });
+        at_work
+    }
+
+    #[test]
+    fn one_users_slow_work_leaves_a_turn_to_others() {
+        let room = Lane::new("submissions", 4);
+        let enter = |user| room.enter(user).unwrap().boxed_local();
+        let mut slow: Vec<_> = (0..8).map(|_| enter(7)).collect();
+        let mut at_work = begun(&mut slow);
+        assert_eq!(at_work.len(), 3, "one user has all turns but one");
+        let mut others: Vec<_> = [8, 8, 9].map(enter).into();
+        let first = begun(&mut others);
+        assert_eq!(first.len(), 1, "the turn that is left");
+        // The next turn is of who has none, though others came before.
+        drop(at_work.pop());
+        let second = begun(&mut others);
+        assert_eq!((second.len(), begun(&mut slow).len()), (1, 0));
+        assert_eq!(
+            others.len(),
+            1,
+            "user 9 is at work, and 8 waits for another turn"
+        );
+        // Whoever stops waiting keeps no turn.
+        drop(others);
+        drop(first);
+        assert_eq!(begun(&mut slow).len(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None,
+            ..ProptestConfig::default() })]
+
+        /// Whatever users do who come and leave: a lane is never over its limit, whoever has no
+        /// place gets one as long as any is free, and nobody enters beyond half of what the others
+        /// leave.
+        #[test]
+        fn who_has_no_place_gets_one_while_any_is_free(
+            moves in proptest::collection::vec((0..6u32, 0..4u8), 0..400),
+        ) {
+            let room = Lane::new("plans", 2);
+            let mut held: Vec<(u32, _)> = Vec::new();
+            for (user, does) in moves {
+                if does == 0 {
+                    let place = held.iter().position(|(other, _)| *other == user);
+                    place.map(|place| held.swap_remove(place));
+                    continue;
+                }
+                let (taken, own) = (held.len(), held.iter().filter(|(of, _)| *of == user).count());
+                let entered = room.enter(user);
+                let may = taken < WAITING_MAX && 2 * own < WAITING_MAX - (taken - own);
+                prop_assert_eq!(entered.is_ok(), may, "{} of {} are the user's", own, taken);
+                prop_assert!(may || own > 0 || taken == WAITING_MAX);
+                held.extend(entered.ok().map(|place| (user, place)));
+                prop_assert!(held.len() <= WAITING_MAX);
+            }
+            held.clear();
+            prop_assert!(room.0.queue().users.is_empty());
+        }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) async fn find(
     admin_group: String,
     room: &Lane,
 ) -> Result<Caller, ControlError> {
-    let turn = room.enter()?;
+    let turn = room.enter(uid)?;
     let asked = async move {
         let turn = turn.await?;
         let looked = tasks::blocking(move || {
@@ -41,6 +41,18 @@ pub(crate) async fn find(
             );
             Ok(nameless(uid))
         }
+    }
+}
+
+/// Warns of a group of administrators that the system does not know: nobody can be in it.
+pub(crate) async fn warn_of_no_group(admin_group: String) {
+    let name = admin_group.clone();
+    let known = tasks::blocking(move || uzers::get_group_by_name(&name).is_some()).await;
+    if let Ok(false) = known {
+        tracing::warn!(
+            "the system knows no group {admin_group} (`[listen] admin_group`): until it does, only \
+             root and the daemon's own user are administrators"
+        );
     }
 }
 

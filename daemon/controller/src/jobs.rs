@@ -17,7 +17,7 @@ use r1d_link::record::ending;
 use r1d_link::{Order, Report};
 use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
-use r1d_runner::life::{History, LifeOutcome};
+use r1d_runner::life::LifeOutcome;
 use r1d_runner::schedule::{Problem, Schedule, ScheduleCommand, ScheduleEvent};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -152,12 +152,22 @@ impl Jobs {
     fn carry_out(&mut self, command: ScheduleCommand) {
         match command {
             ScheduleCommand::Place {
-                device,
+                devices,
                 job,
                 resumed,
                 history,
                 doubts_device,
-            } => self.place(device, job, (resumed, history, doubts_device)),
+            } => {
+                self.in_hand.insert(job.clone(), watch::Sender::new(()));
+                self.views.live_status.taken(&job);
+                self.order(Order::Place {
+                    devices,
+                    job,
+                    resumed,
+                    history,
+                    doubts_device,
+                });
+            }
             ScheduleCommand::Probe { device } => self.order(Order::Probe { device }),
             ScheduleCommand::Show { device, problem } => self.show(device, problem),
             // A user has decided while the report was under way.
@@ -189,22 +199,6 @@ impl Jobs {
         let (node, job) = (self.views.node.clone(), job.clone());
         tasks::spawn("status of a job", async move {
             decide::leave_status(&node, job).await;
-        });
-    }
-
-    fn place(
-        &mut self,
-        device: usize,
-        job: JobId,
-        (resumed, history, doubts_device): (Option<u64>, History, bool),
-    ) {
-        self.in_hand.insert(job.clone(), watch::Sender::new(()));
-        self.order(Order::Place {
-            device,
-            job,
-            resumed,
-            history,
-            doubts_device,
         });
     }
 
@@ -248,6 +242,10 @@ impl Jobs {
         self.in_hand.remove(&job);
         if outcome.is_none() {
             tracing::error!(%job, "the job's runner panicked");
+        }
+        if !self.is_over(&job) {
+            let now = self.views.clock.now();
+            self.views.live_status.handed_back(&job, now);
         }
         let event = ScheduleEvent::Ended {
             device,
@@ -294,6 +292,7 @@ impl Jobs {
                 Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {
                     jobs.unrecorded.retain(|command| command.job() != &job);
                     jobs.order(Order::Recorded { job: job.clone() });
+                    jobs.views.live_status.taken(&job);
                     jobs.tell(ScheduleEvent::Recorded { job });
                 }
                 Ok(Err(error)) => {

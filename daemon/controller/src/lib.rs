@@ -123,6 +123,12 @@ impl Controller {
         Controller { service }
     }
 
+    /// Has the log warn, soon, of a group of administrators that the system does not know.
+    pub fn look_for_administrators(&self) {
+        let group = self.service.admin_group.clone();
+        tasks::spawn("group of administrators", callers::warn_of_no_group(group));
+    }
+
     /// Waits until the node has reported what it found of every device.
     pub async fn devices_found(&self) {
         self.service.views.live_status.all_found().await;

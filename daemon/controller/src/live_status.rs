@@ -8,6 +8,7 @@ use r1d_proto::ids::JobId;
 use r1d_runner::schedule::Problem;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// The state of a device that the node has not looked at yet, and why it gets no jobs.
@@ -35,6 +36,9 @@ struct Snapshots {
 struct State {
     jobs: BTreeMap<JobId, JobSnapshot>,
     devices: Vec<LiveDevice>,
+    /// When runs handed jobs back that are to go on, by the clock; without those that have begun
+    /// again.
+    handed_back: BTreeMap<JobId, Duration>,
     /// Why no device gets a job, if so.
     held: Option<String>,
 }
@@ -83,6 +87,7 @@ impl LiveStatus {
         let state = Mutex::new(State {
             jobs: BTreeMap::new(),
             devices: devices.iter().map(device).collect(),
+            handed_back: BTreeMap::new(),
             held: Some(UNHEARD.into()),
         });
         LiveStatus(Arc::new(Snapshots {
@@ -114,6 +119,21 @@ impl LiveStatus {
         if !is_shown {
             self.0.jobs.note(job);
         }
+    }
+
+    /// Takes note of when a job that is to go on was handed back by its run.
+    pub(crate) fn handed_back(&self, job: &JobId, now: Duration) {
+        self.lock().handed_back.insert(job.clone(), now);
+    }
+
+    /// Forgets when the job was handed back: it goes on, or is over.
+    pub(crate) fn taken(&self, job: &JobId) {
+        self.lock().handed_back.remove(job);
+    }
+
+    /// When the job's run handed it back; `None` if none of this daemon's had it.
+    pub(crate) fn handed_back_at(&self, job: &JobId) -> Option<Duration> {
+        self.lock().handed_back.get(job).copied()
     }
 
     /// Whether the job has failed although the ledger could not record it.

@@ -17,6 +17,7 @@ impl Queue for LedgerQueue {
         let jobs = running.chain(self.0.queued().cloned());
         jobs.map(|record| Candidate {
             job: record.job().clone(),
+            devices: record.submission.devices as usize,
             is_running: record.state() == State::Running,
             strikes: record.strikes.count,
         })

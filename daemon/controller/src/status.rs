@@ -103,6 +103,7 @@ impl StatusViews {
         Ok(Why {
             job: record.job().clone(),
             state: state(record, live.as_ref()),
+            pausing: is_pausing(record, live.as_ref()),
             waits,
             error: error(record, live.as_ref()),
         })
@@ -154,7 +155,11 @@ impl StatusViews {
     async fn wait_to_go_on(&self, record: &JobRecord) -> Result<Wait, ControlError> {
         let job = record.job().clone();
         let awaited = self.node.ask(Work::AwaitedReview { job }).await?;
-        let device = self.wait_for_device(record.job(), 0.0);
+        // No run of this daemon has had a job that an earlier one left.
+        let since = self.live_status.handed_back_at(record.job());
+        let now = self.clock.now();
+        let since_s = now.saturating_sub(since.unwrap_or_default()).as_secs_f64();
+        let device = self.wait_for_device(record.job(), since_s);
         Ok(match awaited {
             Answer::Review(Some(waits_for)) => Wait {
                 waits_for,
@@ -173,7 +178,7 @@ impl StatusViews {
         }
     }
 
-    /// Describes the wait of a job that only lacks a device: all devices, what occupies them, and
+    /// Describes the wait of a job that only lacks devices: all of them, what occupies them, and
     /// which the job leaves to others.
     fn free_device(&self, waiting: &JobId) -> String {
         let devices: Vec<String> = (self.live_status.devices().into_iter())
@@ -192,7 +197,19 @@ impl StatusViews {
                 format!("{name} ({doing}{given_up})")
             })
             .collect();
-        format!("a free device: {}", devices.join(", "))
+        let record = self.ledger.job(waiting);
+        let wanted = record.map_or(1, |record| record.submission.devices);
+        let needed = match wanted {
+            0 | 1 => "a free device".into(),
+            needed => format!("{needed} devices that are free at once"),
+        };
+        let names = devices.join(", ");
+        match (wanted as usize).checked_sub(devices.len()) {
+            Some(lacking @ 1..) => format!(
+                "{needed}, of which the node lacks {lacking} (`[node] devices` names them): {names}"
+            ),
+            _ => format!("{needed}: {names}"),
+        }
     }
 
     /// What follows the name of a job that has a device and is pausing.

@@ -61,7 +61,7 @@ impl World {
     /// The job that is placed next.
     async fn placed(&self) -> String {
         match self.order().await {
-            Order::Place { device: 0, job, .. } => job.0,
+            Order::Place { devices, job, .. } if devices == [0] => job.0,
             other => panic!("a job is placed: {other:?}"),
         }
     }

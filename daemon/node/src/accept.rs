@@ -11,12 +11,11 @@ use crate::reading::Reading;
 use crate::removal;
 use crate::reuse;
 use crate::reward_versions::Recorded;
-use r1d_job::{Job, JobError};
+use r1d_job::{Job, JobError, validate};
 use r1d_link::work::{Accepted, Directory};
 use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
 use r1d_proto::ids::JobId;
 use r1d_proto::remedy::is_the_machines;
-use r1d_rewards::Rewards;
 use r1d_store::{Disk, JobLayout, StoreError, write_file};
 use std::collections::BTreeMap;
 use std::io;
@@ -61,27 +60,33 @@ pub(crate) fn plan(
     text: &str,
     pins: BTreeMap<String, String>,
     reader: Option<u32>,
-    rewards: &Rewards,
     node: &NodeContext,
     reading: &Reading,
 ) -> Result<Plan, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
+    validate::check_devices(&job, &node.devices)?;
     date(&mut job, node.clock.unix());
     readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
     let recorded = Recorded::pinned(pins);
-    let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
+    let loaded_job = LoadedJob::read(job, &node.rewards, &recorded, &node.ingest, reading)?;
     let facts = loaded_job.facts();
     let room = node.device_memory.room();
     let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
     let mut warnings = loaded_job.warnings.clone();
+    let built_in = validate::check_built_in(&loaded_job.job, &node.devices);
+    warnings.extend(built_in.err().map(|error| error.to_string()));
     for (index, job) in reuse::plan(node, &loaded_job) {
         if let Some(stage) = stages.get_mut(index) {
             stage.reused_from = Some(job);
         }
     }
-    warnings.extend(r1d_job::plan::check_room(&stages, room)?);
+    warnings.extend(r1d_job::plan::check_room(
+        &stages,
+        room,
+        loaded_job.job.parallel.devices(),
+    )?);
     warnings.extend(loaded_job.small_caches(room));
     let disk = disk(&loaded_job.job, &stages, &node.state_dir);
     warnings.extend(disk.iter().find_map(disk_warning));
@@ -93,6 +98,7 @@ pub(crate) fn plan(
             loaded_job.job.model.weights.config().display()
         ),
         parameters: facts.first().map(|facts| facts.parameters),
+        layout: r1d_job::plan::layout(&loaded_job.job),
         stages,
         disk,
         resolved,
@@ -159,6 +165,8 @@ pub(crate) fn accept(
     reading: &Reading,
 ) -> Result<Accepted, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
+    validate::check_devices(&job, &node.devices)?;
+    validate::check_built_in(&job, &node.devices)?;
     date(&mut job, node.clock.unix());
     readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
@@ -167,7 +175,7 @@ pub(crate) fn accept(
     let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
     let (room, facts) = (node.device_memory.room(), loaded_job.facts());
     let stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
-    let tight = r1d_job::plan::check_room(&stages, room)?;
+    let tight = r1d_job::plan::check_room(&stages, room, loaded_job.job.parallel.devices())?;
     let plugins = loaded_job.keep_components(rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {
@@ -182,6 +190,7 @@ pub(crate) fn accept(
         name: loaded_job.job.name.clone(),
         priority: loaded_job.job.priority,
         job_toml: loaded_job.job.to_toml(),
+        devices: u32::try_from(loaded_job.job.parallel.devices()).unwrap_or(u32::MAX),
         inputs: serde_json::to_string(&inputs).map_err(io::Error::from)?,
         plugins,
         keys,

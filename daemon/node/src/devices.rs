@@ -1,16 +1,16 @@
 //! Finds the devices of this node without loading libtorch.
 
-use r1d_job::daemon::Devices;
+use r1d_job::daemon::{self, Devices, is_cpu};
 use r1d_job::plan::Room;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The names of the devices (`cpu`, `cuda:0`, …): those that the configuration lists, or every
-/// NVIDIA device, or the CPU if there is none.
+/// NVIDIA device, or the CPU if there is none. No two are the same.
 pub fn found(devices: &Devices) -> Vec<String> {
     match devices {
-        Devices::Listed(listed) => listed.clone(),
+        Devices::Listed(listed) => daemon::names(listed),
         Devices::Auto => {
             let nvidia = nvidia_devices(Path::new("/dev"));
             if nvidia == 0 {
@@ -57,7 +57,7 @@ impl DeviceMemory {
     pub(crate) fn room_on(&self, device: &str) -> Room {
         let room = self.room();
         Room {
-            device: room.device.filter(|_| device != "cpu"),
+            device: room.device.filter(|_| !is_cpu(device)),
             ..room
         }
     }
@@ -82,25 +82,40 @@ fn host_memory() -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// Threads that a worker of `device` may use for one tensor operation.
-pub(crate) fn worker_threads(device: &str, configured: u32) -> u32 {
-    if device == "cpu" {
-        torch_threads(configured)
-    } else {
-        1
-    }
-}
-
-/// Threads that one tensor operation of a CPU worker may use; `configured` = 0 means all cores.
-fn torch_threads(configured: u32) -> u32 {
+/// Threads that a worker of `device` may use for one tensor operation. `configured` = 0 means all
+/// cores, which the CPU devices among `devices` share evenly.
+pub(crate) fn worker_threads(device: &str, devices: &[String], configured: u32) -> u32 {
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     match configured {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        _ if !is_cpu(device) => 1,
+        0 => shared(cores(), devices),
         n => n,
     }
 }
 
+/// The cores of one CPU device of these devices, at least one.
+fn shared(cores: u32, devices: &[String]) -> u32 {
+    let cpus = devices.iter().filter(|device| is_cpu(device)).count();
+    (cores / (cpus.max(1) as u32)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_devices_have_names_of_their_own_and_share_the_cores() {
+        let listed = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let found = |list: &[&str]| found(&Devices::listed(listed(list)).unwrap());
+        assert_eq!(found(&["cpu"]), ["cpu"]);
+        let three = found(&["cpu", "cuda:1", "cpu"]);
+        assert_eq!(three, ["cpu:0", "cuda:1", "cpu:1"]);
+        assert_eq!([7, 8, 1].map(|cores| shared(cores, &three)), [3, 4, 1]);
+        assert_eq!(shared(8, &listed(&["cpu"])), 8);
+        assert_eq!(worker_threads("cuda:1", &three, 5), 1);
+        assert_eq!(worker_threads("cpu:1", &three, 5), 5);
+    }
+
     #[test]
     fn only_numbered_nodes_are_devices() {
         let dev = tempfile::tempdir().unwrap();
@@ -108,7 +123,7 @@ mod tests {
             std::fs::write(dev.path().join(name), "").unwrap();
         }
         if std::env::var_os("CUDA_VISIBLE_DEVICES").is_none() {
-            assert_eq!(super::nvidia_devices(dev.path()), 2);
+            assert_eq!(nvidia_devices(dev.path()), 2);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::file_hashes::{CHANGES, FileHashes, Stamp};
 use r1d_data::tokenizer;
 use r1d_job::reward::{Plugin, Reward};
 use r1d_job::{Job, ModelRef, Stage, TemplateSource, Weights};
+use r1d_proto::remedy::{is_the_machines, to_mend};
 use r1d_proto::user_file;
 use r1d_store::{Disk, write_file};
 use serde::{Deserialize, Serialize};
@@ -347,6 +348,23 @@ pub(crate) fn recorded(record: &Path) -> BTreeSet<PathBuf> {
     inputs.map(of).unwrap_or_default()
 }
 
+/// Describes a record of inputs that is not read.
+fn unread(record: &Path, error: &io::Error) -> String {
+    let record = record.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!("{record} cannot be read ({error}): let the daemon's user read it")
+        }
+        _ if is_the_machines(error) => {
+            format!("{record} cannot be read ({error}){}", to_mend(error))
+        }
+        _ => format!(
+            "{record} should say what the job read when it was submitted ({error}): put it back, \
+             or cancel the job and submit it again"
+        ),
+    }
+}
+
 /// Describes an input that is not as `record`, the file of the job's [`Inputs`], has it; `None` if
 /// all are. A job waits until they are. What was found out about files on the way is written into
 /// the record.
@@ -355,19 +373,7 @@ pub(crate) fn unlike(record: &Path) -> Option<String> {
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
     let (mut inputs, before) = match inputs {
         Ok(inputs) => inputs,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Some(format!(
-                "{} cannot be read ({error}): let the daemon's user read it",
-                record.display()
-            ));
-        }
-        Err(error) => {
-            let record = record.display();
-            return Some(format!(
-                "{record} should say what the job read when it was submitted ({error}): put \
-                 it back, or cancel the job and submit it again"
-            ));
-        }
+        Err(error) => return Some(unread(record, &error)),
     };
     let unlike = inputs.unlike();
     // A record that cannot be written now is found out again the next time.
@@ -377,4 +383,33 @@ pub(crate) fn unlike(record: &Path) -> Option<String> {
         let _ = write_file(&Disk, record, |file| file.write_all(&after));
     }
     unlike
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has lost nothing is not told to put something back.
+    #[test]
+    fn a_record_is_missed_where_the_machine_is_not_out_of_something() {
+        let of = |number| {
+            unread(
+                Path::new("inputs.json"),
+                &io::Error::from_raw_os_error(number),
+            )
+        };
+        // EMFILE, EIO; ENOENT; EACCES.
+        for (number, remedy) in [
+            (24, "LimitNOFILE="),
+            (5, "see to that file system"),
+            (13, "let the daemon's user read it"),
+        ] {
+            let said = of(number);
+            assert!(
+                said.contains(remedy) && !said.contains("put it back"),
+                "{said}"
+            );
+        }
+        assert!(of(2).contains("put it back"), "{}", of(2));
+    }
 }

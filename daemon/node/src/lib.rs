@@ -2,7 +2,7 @@
 //! ([`r1d_link`]) and has their files. It decides nothing between jobs.
 //!
 //! ```text
-//! orders ─▶ run (one per job in hand) ─▶ worker (one per device) ─▶ r1d-worker
+//! orders ─▶ run (one per job in hand) ─▶ gang ─▶ worker (one per device) ─▶ r1d-worker
 //!        │     ├─▶ writer, a thread: files and ledger
 //!        │     └─▶ scoring, a task: the reward pool
 //!        └─▶ works: what clients ask of a job's files
@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `orders`, `works`, `live_reports` | what the controller orders, asks and is told |
 //! | `run`, `runs`, `worker` | a job at work; those that have not ended; the process that computes for it |
+//! | `gang`, `fold`, `meeting` | the workers of a job, which are one to its run: what each is asked; one answer of all; where they find each other |
 //! | `job_writer`, `writers`, `ends` | what a job makes durable, in which order; that only one writes; how an attempt ends if it cannot |
 //! | `accept`, `reach`, `readable`, `inputs`, `file_hashes` | a job's files: within reach, its owner's to read, as they were |
 //! | `load_job`, `loaded_job`, `load_error`, `load_warnings`, `open_jobs`, `job_sets`, `reading` | a job's inputs, opened as token sets and checked |
@@ -35,6 +36,8 @@ pub mod devices;
 mod digest;
 mod ends;
 mod file_hashes;
+mod fold;
+mod gang;
 mod inputs;
 mod job_log;
 mod job_sets;
@@ -47,6 +50,7 @@ mod load_warnings;
 mod loaded_job;
 mod log_tail;
 mod make_data_set;
+mod meeting;
 mod old_workers;
 mod open_jobs;
 mod orders;
@@ -84,6 +88,7 @@ pub use setup::SetupError;
 use context::NodeContext;
 use devices::DeviceMemory;
 use file_hashes::FileHashes;
+use gang::Rank;
 use job_sets::Ingest;
 use live_reports::LiveReports;
 use old_workers::{OldWorkers, WorkersLock};
@@ -98,7 +103,6 @@ use r1d_rewards::Rewards;
 use r1d_store::StateLayout;
 use r1d_tasks as tasks;
 use removal::FileRemovals;
-use run::RunContext;
 use runs::Runs;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -190,12 +194,12 @@ impl Node {
         let old_workers = OldWorkers::new(lock, setup.clock.clone());
         tasks::spawn("old workers", old_workers.wait(reports.clone()));
         let device = |worker_command: &WorkerCommand| Device {
-            run_context: run_context(&node, worker_command, setup.worker_silence),
+            rank: rank(&node, worker_command),
             worker_command: worker_command.clone(),
         };
         let devices = worker_commands.iter().map(device).collect();
         let device_memory = node.device_memory.clone();
-        let parts = OrderParts::new(node.clone(), removals, devices);
+        let parts = OrderParts::new(node.clone(), removals, devices, setup.worker_silence);
         let (runs, mut is_successor) = (parts.runs.clone(), false);
         let orders = supervise("orders", setup.clock, move |alive, context| {
             let parts = parts.clone();
@@ -299,7 +303,7 @@ fn worker_commands(setup: &NodeSetup, lock: &WorkersLock) -> Result<Vec<WorkerCo
         Ok(WorkerCommand {
             device: device.clone(),
             executable: setup.worker.clone(),
-            threads: devices::worker_threads(device, setup.torch.threads),
+            threads: devices::worker_threads(device, &setup.devices, setup.torch.threads),
             mkl_intel_kernels: setup.torch.mkl_intel_kernels,
             own_kernels: setup.torch.own_kernels,
             kernels: setup.layout.kernels(),
@@ -310,12 +314,8 @@ fn worker_commands(setup: &NodeSetup, lock: &WorkersLock) -> Result<Vec<WorkerCo
     setup.devices.iter().map(command).collect()
 }
 
-/// Starts the supervisor of a device's worker; returns what a run on the device needs.
-fn run_context(
-    node: &NodeContext,
-    worker_command: &WorkerCommand,
-    worker_silence: Duration,
-) -> RunContext {
+/// Starts the supervisor of a device's worker.
+fn rank(node: &NodeContext, worker_command: &WorkerCommand) -> Rank {
     let (worker_command, device) = (worker_command.clone(), worker_command.device.clone());
     let (live, last) = (node.live.clone(), LastProcess::default());
     let worker = supervise("worker", node.clock.clone(), move |alive, _| Worker {
@@ -326,10 +326,5 @@ fn run_context(
         launches: 0,
         _alive: alive,
     });
-    RunContext {
-        node: node.clone(),
-        worker,
-        device,
-        worker_silence,
-    }
+    Rank { device, worker }
 }

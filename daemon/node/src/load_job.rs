@@ -53,7 +53,8 @@ fn head(job: &Job, model: usize) -> Head {
 impl LoadedJob {
     /// Opens a job that has not begun; the data that its stages will make is checked as far as
     /// possible. Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
-    /// `recorded` has the reward versions that are known; the progress is reported to `reading`.
+    /// `recorded` has the reward versions that are known; the progress is reported to `reading`,
+    /// which also says when the rest is not wanted.
     pub(crate) fn read(
         job: Job,
         rewards: &Rewards,
@@ -81,6 +82,7 @@ impl LoadedJob {
         reading: &Reading,
     ) -> Result<LoadedJob, LoadError> {
         let parts = parts(&job);
+        let rewards = rewards.until(reading.abandoned());
         let rewards = &rewards.telling(reading.of_plugins());
         reading.at("reading the models' files", 0, parts)?;
         let models = open_models(&job, &ingest.tokenizers)?;

@@ -183,7 +183,7 @@ impl LoadedJob {
         &self,
         id: &JobId,
         outputs: &JobLayout,
-        (device, room): (&str, Room),
+        (worker, room): (&str, Room),
         worker_silence: Duration,
     ) -> Plan {
         let (job, shapes) = (&self.job, self.facts());
@@ -224,7 +224,7 @@ impl LoadedJob {
             .collect();
         Plan {
             models,
-            worker: format!("worker {device}"),
+            worker: worker.into(),
             stages,
             evals,
             checkpoints: outputs.checkpoints(self.job.checkpoint.to.as_deref(), id),

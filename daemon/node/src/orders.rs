@@ -2,9 +2,10 @@
 //! what jobs wait for, works for clients.
 
 use crate::context::NodeContext;
+use crate::gang::{Gang, Rank};
 use crate::outside_watch::OutsideWatch;
 use crate::removal::FileRemovals;
-use crate::run::{Run, RunContext, RunHandle};
+use crate::run::{Ended, Run, RunContext, RunHandle};
 use crate::runs::{RUN_END_MAX, Runs};
 use crate::setup;
 use crate::tasks::{self, Alive};
@@ -19,11 +20,13 @@ use r1d_proto::ids::JobId;
 use r1d_runner::life::{Life, LifeOutcome};
 use r1d_runner::wait::Wait;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// A device, and how its workers are started.
 #[derive(Clone)]
 pub(crate) struct Device {
-    pub run_context: RunContext,
+    /// The device as a rank of a gang.
+    pub rank: Rank,
     pub worker_command: WorkerCommand,
 }
 
@@ -35,6 +38,7 @@ pub(crate) struct OrderParts {
     pub outside: OutsideWatch,
     pub runs: Runs,
     pub devices: Vec<Device>,
+    pub worker_silence: Duration,
 }
 
 impl OrderParts {
@@ -42,6 +46,7 @@ impl OrderParts {
         node: NodeContext,
         removals: FileRemovals,
         devices: Vec<Device>,
+        worker_silence: Duration,
     ) -> OrderParts {
         OrderParts {
             works: Works::new(node.clone(), removals),
@@ -49,11 +54,28 @@ impl OrderParts {
             runs: Runs::default(),
             node,
             devices,
+            worker_silence,
         }
     }
 
-    /// Waits until no earlier run has the job or the device in hand, and shows the job's wait.
-    async fn until_free(&self, job: &JobId, index: usize) {
+    /// What a run on these devices needs; an error names one that the node does not have.
+    fn run_context(&self, devices: &[usize]) -> Result<RunContext, String> {
+        let rank = |&index: &usize| {
+            let device = self.devices.get(index);
+            device
+                .map(|device| device.rank.clone())
+                .ok_or_else(|| no_device(index))
+        };
+        Ok(RunContext {
+            node: self.node.clone(),
+            gang: Gang::new(devices.iter().map(rank).collect::<Result<_, _>>()?),
+            worker_silence: self.worker_silence,
+        })
+    }
+
+    /// Waits until no earlier run has the job or one of the devices in hand, and shows the job's
+    /// wait.
+    async fn until_free(&self, job: &JobId, devices: &[usize]) {
         let since = self.node.clock.now();
         let told = |earlier: &JobId| {
             let what = if earlier == job {
@@ -74,7 +96,7 @@ impl OrderParts {
             };
             self.node.live.show(job, waiting);
         };
-        let of = (job, index);
+        let of = (job, devices);
         self.runs.until_free(of, told, &self.node.ledger).await;
     }
 }
@@ -83,7 +105,7 @@ impl OrderParts {
 enum InHand {
     /// It waits for the end of earlier runs.
     Waits { device: usize, wait: SpawnHandle },
-    /// It has a run, whose release of the device and whose end are awaited.
+    /// It has a run, whose release of its devices and whose end are awaited.
     Runs {
         run: RunHandle,
         awaited: [SpawnHandle; 2],
@@ -149,37 +171,41 @@ impl Orders {
     }
 
     /// Has a run of the job begin as soon as no earlier one is in its way.
-    fn place(&mut self, index: usize, job: JobId, life: Life, context: &mut Context<Self>) {
-        let Some(device) = self.parts.devices.get(index) else {
-            tracing::error!(%job, "{}", no_device(index));
-            return self.ended(index, job, None);
+    fn place(&mut self, devices: Vec<usize>, job: JobId, life: Life, context: &mut Context<Self>) {
+        let device = first(&devices);
+        let run_context = match self.parts.run_context(&devices) {
+            Ok(run_context) => run_context,
+            Err(error) => {
+                tracing::error!(%job, "{error}");
+                return self.ended(device, job, None);
+            }
         };
-        let run_context = device.run_context.clone();
         let (parts, placed) = (self.parts.clone(), job.clone());
         let until_free = async move {
-            parts.until_free(&placed, index).await;
-            placed
+            parts.until_free(&placed, &devices).await;
+            (devices, placed)
         };
         let wait = context.spawn(wrap_future(until_free).map(
-            move |job, orders: &mut Self, context: &mut Context<Self>| {
-                orders.run((index, job), run_context, life, context);
+            move |(devices, job), orders: &mut Self, context: &mut Context<Self>| {
+                orders.run((devices, job), run_context, life, context);
             },
         ));
-        let device = index;
         self.in_hand.insert(job, InHand::Waits { device, wait });
     }
 
     fn run(
         &mut self,
-        (index, job): (usize, JobId),
+        (devices, job): (Vec<usize>, JobId),
         run_context: RunContext,
         life: Life,
         context: &mut Context<Self>,
     ) {
         let outputs = run_context.node.layout(&job);
         let (run, ended) = Run::start(job.clone(), run_context, outputs, life);
-        self.parts.runs.began(job.clone(), index, run.clone());
-        let (queue, device, leaver, ending) = (self.queue, index, job.clone(), job.clone());
+        let known = devices.clone();
+        self.parts.runs.began(job.clone(), known, run.clone());
+        let (queue, device) = (self.queue, first(&devices));
+        let (leaver, ending) = (job.clone(), job.clone());
         let leaving = run.clone();
         let left = async move { leaving.has_left().await };
         let left = context.spawn(wrap_future(left).map(
@@ -192,15 +218,19 @@ impl Orders {
             },
         ));
         let ended = context.spawn(wrap_future(ended).map(
-            move |outcome, orders: &mut Self, _: &mut Context<Self>| {
-                orders.ended(index, ending, outcome.ok());
+            move |ended, orders: &mut Self, _: &mut Context<Self>| match ended {
+                Ok(Ended { outcome, rank }) => {
+                    let about = devices.get(rank).copied().unwrap_or(device);
+                    orders.ended(about, ending, Some(outcome));
+                }
+                Err(_) => orders.ended(device, ending, None),
             },
         ));
         let awaited = [left, ended];
         self.in_hand.insert(job, InHand::Runs { run, awaited });
     }
 
-    /// Reports a job's end; without an outcome its run has panicked.
+    /// Reports a job's end, which is about this device; without an outcome its run has panicked.
     fn ended(&mut self, device: usize, job: JobId, outcome: Option<LifeOutcome>) {
         self.in_hand.remove(&job);
         if outcome == Some(LifeOutcome::Over) {
@@ -259,6 +289,11 @@ impl Orders {
     }
 }
 
+/// The device of rank 0.
+fn first(devices: &[usize]) -> usize {
+    devices.first().copied().unwrap_or_default()
+}
+
 fn no_device(index: usize) -> String {
     format!("the node has no device {index}")
 }
@@ -278,7 +313,7 @@ impl StreamHandler<Order> for Orders {
         match order {
             Order::Begin { queue } => self.begin(queue, context),
             Order::Place {
-                device,
+                devices,
                 job,
                 resumed,
                 history,
@@ -286,7 +321,7 @@ impl StreamHandler<Order> for Orders {
             } => {
                 let now = self.parts.node.clock.now();
                 let life = Life::new(resumed, history, doubts_device, now);
-                self.place(device, job, life, context);
+                self.place(devices, job, life, context);
             }
             Order::Stop { job, after_step } => self.stop(&job, after_step, context),
             Order::Probe { device } => self.probe(device, context),

@@ -134,6 +134,9 @@ impl Reading {
                 let s = pause.as_secs_f64();
                 *detail = Detail::Text(format!("{doing} begins again in {s} s, because {cause}"));
             }
+            (detail, MakeStatus::Waiting) => {
+                *detail = Detail::Text(format!("{doing} begins when another reading ends"));
+            }
             // Its maker has not begun.
             (detail, status) if status.done().rows == 0 => *detail = Detail::None,
             (Detail::Set(set), status)
@@ -157,9 +160,10 @@ impl Reading {
     pub(crate) fn of_plugins(&self) -> LoadListener {
         let reading = self.clone();
         Arc::new(move |at| {
-            let detail = at.map_or(Detail::None, |at| Detail::Text(at.into()));
+            let detail = at.map_or(Detail::None, |at| Detail::Text(at.doing.into()));
+            let deadline = at.and_then(|at| Some(reading.0.clock.now() + at.left?));
             let state = &mut *reading.state();
-            (state.detail, state.deadline) = (detail, None);
+            (state.detail, state.deadline) = (detail, deadline);
         })
     }
 
@@ -219,6 +223,7 @@ impl Drop for Wanted {
 mod tests {
     use super::*;
     use r1d_proto::world::Clock;
+    use r1d_rewards::LoadAt;
 
     /// A clock that is set by hand, in milliseconds.
     #[derive(Default)]
@@ -241,7 +246,8 @@ mod tests {
         assert_eq!(reading.at("data set `train`", 1, 3), Ok(()));
         assert_eq!(reading.now(), activity("data set `train`", 1, 3));
         assert_eq!(reading.set("reading", MakeStatus::Waiting), Ok(()));
-        assert_eq!(reading.now(), activity("data set `train`", 1, 3));
+        let waits = "data set `train`: reading begins when another reading ends";
+        assert_eq!(reading.now(), activity(waits, 1, 3));
         drop(wanted);
         assert_eq!(reading.set("reading", MakeStatus::Waiting), Err(Unwanted));
         assert_eq!(reading.at("data set `test`", 2, 3), Err(Unwanted));
@@ -309,9 +315,14 @@ mod tests {
         let reading = Reading::new(Arc::new(Hand::default()));
         reading.at("stage `a`", 1, 3).unwrap();
         let hear = reading.of_plugins();
-        hear(Some("plugin b is being compiled"));
+        hear(Some(LoadAt {
+            doing: "plugin b is being compiled",
+            left: Some(Duration::from_secs(79)),
+        }));
         assert_eq!(reading.now().doing, "stage `a`: plugin b is being compiled");
+        assert_eq!(reading.deadline(), Some(Duration::from_secs(79)));
         hear(None);
         assert_eq!(reading.now().doing, "stage `a`");
+        assert_eq!(reading.deadline(), None);
     }
 }

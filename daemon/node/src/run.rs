@@ -11,15 +11,17 @@ mod life;
 mod show;
 
 use crate::context::NodeContext;
+use crate::gang::Gang;
 use crate::job_log::JobLog;
 use crate::job_writer::Task;
 use crate::loaded_job::LoadedJob;
+use crate::meeting::Meeting;
 use crate::reading::Reading;
 use crate::scoring::ScoreRequest;
 use crate::step_times::StepTimes;
-use crate::tasks::{self, MAILBOX_MAX_MESSAGES, Supervised};
+use crate::tasks::{self, MAILBOX_MAX_MESSAGES};
 use crate::upkeep::Upkeep;
-use crate::worker::{self, Worker, WorkerReply};
+use crate::worker::{self, FromRank, WorkerReply};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, StreamHandler};
 use r1d_ledger::JobRecord;
 use r1d_link::record::{NOTHING_DONE, progress};
@@ -37,16 +39,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Time between two checks of deadlines and updates of the live status.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a running job needs of its node and its device.
+/// What a running job needs of its node and its devices.
 #[derive(Clone)]
 pub(crate) struct RunContext {
     pub node: NodeContext,
-    pub worker: Supervised<Worker>,
-    pub device: String,
+    pub gang: Gang,
     pub worker_silence: Duration,
 }
 
-/// Ends the run and kills its worker: the job was cancelled, paused or requeued, another queue
+/// The end of a run.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub outcome: LifeOutcome,
+    /// The rank that the outcome is about: whose worker failed last.
+    pub rank: usize,
+}
+
+/// Ends the run and kills its workers: the job was cancelled, paused or requeued, another queue
 /// begins, or the daemon stops. With `after_step`, the step in flight is committed first.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -60,9 +69,11 @@ struct Attempt {
     machine: Machine,
     writer: mpsc::Sender<Task>,
     items: mpsc::Sender<ScoreRequest>,
-    /// The id of the request that the worker carries out.
+    /// The id of the request that the workers carry out.
     in_flight: Option<u64>,
     requests: u64,
+    /// Workers that have said that they are ready.
+    started: usize,
 }
 
 /// What an attempt has begun with.
@@ -70,7 +81,7 @@ struct Prepared {
     loaded_job: Arc<LoadedJob>,
     plan: Arc<Plan>,
     record: Arc<JobRecord>,
-    heard: mpsc::Receiver<WorkerReply>,
+    heard: mpsc::Receiver<FromRank>,
 }
 
 pub(crate) struct Run {
@@ -88,13 +99,17 @@ pub(crate) struct Run {
     /// Warnings of the inputs that were logged: each is logged once, however often the inputs are
     /// opened.
     warned: BTreeSet<String>,
+    /// The rendezvous of the newest attempt's ranks.
+    meeting: Meeting,
     /// An attempt that has begun, until it works.
     prepared: Option<Prepared>,
     working: Option<Box<Attempt>>,
     step_times: StepTimes,
     upkeep: Upkeep,
-    outcome: Option<oneshot::Sender<LifeOutcome>>,
-    /// Whether the run has its device: it releases it to wait for people. Dropped with the run.
+    /// The rank whose worker failed last.
+    at_fault: usize,
+    outcome: Option<oneshot::Sender<Ended>>,
+    /// Whether the run has its devices: it releases them to wait for people. Dropped with the run.
     has_device: watch::Sender<bool>,
     halted: watch::Receiver<bool>,
 }
@@ -105,7 +120,7 @@ pub(crate) struct RunHandle {
     run: Addr<Run>,
     /// `true` interrupts whatever the run is handing over, so that it takes its next message.
     halt: Arc<watch::Sender<bool>>,
-    /// Whether the run has its device; closed when the run has ended, even by a panic.
+    /// Whether the run has its devices; closed when the run has ended, even by a panic.
     device: watch::Receiver<bool>,
 }
 
@@ -115,13 +130,13 @@ impl RunHandle {
         self.device.has_changed().is_err()
     }
 
-    /// Whether the run may touch its device.
+    /// Whether the run may touch its devices.
     pub(crate) fn has_device(&self) -> bool {
         !self.has_ended() && *self.device.borrow()
     }
 
-    /// Waits until the run does not touch its device any more. Returns whether it goes on without
-    /// one.
+    /// Waits until the run does not touch its devices any more. Returns whether it goes on without
+    /// any.
     pub(crate) async fn has_left(&self) -> bool {
         let mut device = self.device.clone();
         device.wait_for(|has| !has).await.is_ok()
@@ -154,7 +169,7 @@ impl Run {
         run_context: RunContext,
         outputs: JobLayout,
         life: Life,
-    ) -> (RunHandle, oneshot::Receiver<LifeOutcome>) {
+    ) -> (RunHandle, oneshot::Receiver<Ended>) {
         let (outcome, ended) = oneshot::channel();
         let (has_device, device) = watch::channel(true);
         let halt = Arc::new(watch::Sender::new(false));
@@ -166,6 +181,7 @@ impl Run {
                 life,
                 id,
                 reading: Reading::new(run_context.node.clock.clone()),
+                meeting: Meeting::new(run_context.node.clock.clone()),
                 run_context,
                 outputs,
                 log,
@@ -176,6 +192,7 @@ impl Run {
                 working: None,
                 step_times: StepTimes::default(),
                 upkeep: Upkeep::default(),
+                at_fault: 0,
                 outcome: Some(outcome),
                 has_device,
                 halted,
@@ -231,6 +248,33 @@ impl Run {
             .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
     }
 
+    /// A worker is ready, or of no use. The attempt begins when all of them are ready.
+    fn started_rank(
+        &mut self,
+        rank: usize,
+        started: Result<u32, String>,
+        context: &mut Context<Self>,
+    ) {
+        let pid = match started {
+            Ok(pid) => pid,
+            Err(cause) => {
+                self.at_fault = rank;
+                return self.end(End::Unusable { cause }, context);
+            }
+        };
+        let device = self.run_context.gang.devices().nth(rank);
+        let device = device.unwrap_or_default();
+        self.log
+            .info(format!("worker {device} runs as process {pid}"));
+        let Some(attempt) = &mut self.working else {
+            return;
+        };
+        attempt.started += 1;
+        if attempt.started == self.run_context.gang.size() {
+            self.happened(Event::WorkerStarted { pid }, context);
+        }
+    }
+
     fn tick(&mut self, context: &mut Context<Self>) {
         self.tell_now(LifeEvent::Tick, context);
         self.happened(Event::Tick, context);
@@ -249,32 +293,35 @@ impl Actor for Run {
     }
 }
 
-impl StreamHandler<FromAttempt<WorkerReply>> for Run {
+impl StreamHandler<FromAttempt<FromRank>> for Run {
     fn handle(
         &mut self,
-        FromAttempt(number, said): FromAttempt<WorkerReply>,
+        FromAttempt(number, FromRank { rank, reply }): FromAttempt<FromRank>,
         context: &mut Self::Context,
     ) {
         if number != self.life.number() {
             return;
         }
-        let message = match said {
+        let message = match reply {
             WorkerReply::Lost { cause } => {
+                self.at_fault = rank;
                 return self.end(End::WorkerFailed { cause }, context);
             }
-            WorkerReply::Unusable { cause } => return self.end(End::Unusable { cause }, context),
+            WorkerReply::Unusable { cause } => {
+                self.at_fault = rank;
+                return self.end(End::Unusable { cause }, context);
+            }
             WorkerReply::Message(message) => message,
         };
-        if let Some(pid) = worker::started(&message) {
-            self.log.info(format!(
-                "worker {} runs as process {pid}",
-                self.run_context.device
-            ));
-            return self.happened(Event::WorkerStarted { pid }, context);
+        if let Some(started) = worker::started(&message) {
+            return self.started_rank(rank, started, context);
         }
         let Some(attempt) = &mut self.working else {
             return;
         };
+        if matches!(message.body, Body::Failed(_)) {
+            self.at_fault = rank;
+        }
         // A checkpoint is written beside the request in flight.
         if matches!(message.body, Body::Checkpoint(_)) {
             return self.happened(Event::Worker(message.body), context);

@@ -1,5 +1,5 @@
 //! The runs that have not ended, whoever placed them. A run of an earlier queue may still be ending
-//! when the next queue begins: until it has, no run of its job begins, and none on its device.
+//! when the next queue begins: until it has, no run of its job begins, and none on its devices.
 
 use crate::run::RunHandle;
 use crate::tasks;
@@ -20,13 +20,14 @@ pub(crate) struct Runs(Arc<Mutex<Vec<KnownRun>>>);
 #[derive(Clone)]
 struct KnownRun {
     job: JobId,
-    device: usize,
+    devices: Vec<usize>,
     run: RunHandle,
 }
 
 impl KnownRun {
-    fn is_in_the_way(&self, job: &JobId, device: usize) -> bool {
-        self.job == *job || (self.device == device && self.run.has_device())
+    fn is_in_the_way(&self, job: &JobId, devices: &[usize]) -> bool {
+        let shares = || self.devices.iter().any(|device| devices.contains(device));
+        self.job == *job || (shares() && self.run.has_device())
     }
 }
 
@@ -39,8 +40,8 @@ impl Runs {
     }
 
     /// Takes note of a run that has begun.
-    pub(crate) fn began(&self, job: JobId, device: usize, run: RunHandle) {
-        self.known().push(KnownRun { job, device, run });
+    pub(crate) fn began(&self, job: JobId, devices: Vec<usize>, run: RunHandle) {
+        self.known().push(KnownRun { job, devices, run });
     }
 
     /// Whether a run has the job in hand.
@@ -55,17 +56,17 @@ impl Runs {
         }
     }
 
-    /// Waits until neither the job nor the device is in the hand of a run; `told` hears of the job
-    /// of each run that is waited for. A run that does not end can only be ended with its process:
-    /// the daemon then gives up, which is held against that run's job alone.
+    /// Waits until neither the job nor one of the devices is in the hand of a run; `told` hears of
+    /// the job of each run that is waited for. A run that does not end can only be ended with its
+    /// process: the daemon then gives up, which is held against that run's job alone.
     pub(crate) async fn until_free(
         &self,
-        (job, device): (&JobId, usize),
+        (job, devices): (&JobId, &[usize]),
         told: impl Fn(&JobId),
         ledger: &Arc<Session>,
     ) {
         loop {
-            let in_the_way = |known: &&KnownRun| known.is_in_the_way(job, device);
+            let in_the_way = |known: &&KnownRun| known.is_in_the_way(job, devices);
             let Some(earlier) = self.known().iter().find(in_the_way).cloned() else {
                 return;
             };

@@ -6,15 +6,19 @@
 
 use crate::job_log::JobLog;
 use crate::live_reports::{BUSY, LiveReports};
+use crate::meeting::{ANSWERS_MAX, Seat};
 use crate::tasks::{self, Alive};
 use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_job::daemon::is_cpu;
 use r1d_link::DeviceUse;
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::parts::PART_MAX_BYTES;
+use r1d_proto::remedy::{is_the_machines, to_mend};
 use r1d_proto::worker::{
-    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Part, ToWorker, WorkerRequest,
+    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, PROTOCOL, Part, ToWorker,
+    WorkerRequest,
 };
 use std::fs::File;
 use std::future::Future;
@@ -56,6 +60,28 @@ pub(crate) enum WorkerReply {
     },
 }
 
+/// What the worker of one rank of a gang has said.
+#[derive(Debug)]
+pub(crate) struct FromRank {
+    pub rank: usize,
+    pub reply: WorkerReply,
+}
+
+/// A worker's way to its attempt.
+#[derive(Clone)]
+struct ToAttempt {
+    rank: usize,
+    said: mpsc::Sender<FromRank>,
+}
+
+impl ToAttempt {
+    /// Says something; an error means that the attempt no longer listens.
+    async fn send(&self, reply: WorkerReply) -> Result<(), mpsc::error::SendError<FromRank>> {
+        let rank = self.rank;
+        self.said.send(FromRank { rank, reply }).await
+    }
+}
+
 /// How workers are started.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerCommand {
@@ -81,8 +107,7 @@ const CUBLAS_REPEATABLE: &str = ":4096:8";
 /// Why a worker does not work.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    #[error("cannot start the worker {}: {source}: install it there (`make build` makes it), or \
-             name it with --worker or R1D_WORKER", executable.display())]
+    #[error("cannot start the worker {}: {source}{}", executable.display(), to_start(source))]
     Start {
         executable: PathBuf,
         source: std::io::Error,
@@ -91,6 +116,17 @@ pub enum WorkerError {
     NotRunning(String),
     #[error("the worker on {0} was asked for anew, or to end, before it was started")]
     Superseded(String),
+}
+
+/// The remedy where a worker speaks another version of the protocol.
+const ANOTHER_RELEASE: &str = "install the same release of r1d and r1d-worker";
+
+/// What people can do about a worker that does not start, behind a colon.
+fn to_start(error: &std::io::Error) -> String {
+    if is_the_machines(error) {
+        return to_mend(error);
+    }
+    ": install it there (`make build` makes it), or name it with --worker or R1D_WORKER".into()
 }
 
 /// The dynamic linker's exit status if it does not find a library.
@@ -102,7 +138,7 @@ impl WorkerCommand {
     pub(crate) fn command(&self) -> std::io::Result<Command> {
         let mut command = Command::new(&self.executable);
         // Replace any inherited value: with another one libtorch refuses to train.
-        if self.device != "cpu" {
+        if !is_cpu(&self.device) {
             command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
         }
         if let Some(lib) = &self.torch_lib {
@@ -146,8 +182,10 @@ impl WorkerCommand {
 #[rtype(result = "Result<(), WorkerError>")]
 pub(crate) struct Launch {
     pub job: JobId,
-    pub said: mpsc::Sender<WorkerReply>,
+    pub said: mpsc::Sender<FromRank>,
     pub log: JobLog,
+    /// Its place at its gang's rendezvous.
+    pub seat: Seat,
 }
 
 /// Hands a request to the process.
@@ -271,6 +309,10 @@ impl Worker {
         });
         let (reader, writer) = stream.into_split();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let (answers, answering) = mpsc::channel(ANSWERS_MAX);
+        launch.seat.take(answers);
+        let (rank, said) = (launch.seat.rank, launch.said);
+        let said = ToAttempt { rank, said };
         let kill = Arc::new(watch::Sender::new(false));
         let (ended, gone) = watch::channel(false);
         let last_words = Arc::new(Mutex::new(Vec::new()));
@@ -279,7 +321,7 @@ impl Worker {
         });
         tasks::spawn(
             "worker requests",
-            write(writer, outgoing, launch.said.clone()),
+            write(writer, outgoing, answering, said.clone()),
         );
         let (live, device, killed) = (
             self.live.clone(),
@@ -288,7 +330,7 @@ impl Worker {
         );
         let worker_command = self.worker_command.clone();
         tasks::spawn("worker", async move {
-            let broken = read(reader, &launch.said, killed.clone()).await;
+            let broken = read(reader, &said, &launch.seat, killed.clone()).await;
             let status = leave(&mut child, killed).await;
             if let Some(listener) = listener {
                 // Its last lines are worth a moment. A child that it left behind may keep the
@@ -301,18 +343,18 @@ impl Worker {
             });
             ended.send_replace(true);
             let code = status.as_ref().ok().and_then(ExitStatus::code);
-            let said = last_words
+            let words = last_words
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .join(" / ");
-            let end = match worker_command.unusable(code, &said) {
+            let end = match worker_command.unusable(code, &words) {
                 Some(cause) => WorkerReply::Unusable { cause },
                 None => WorkerReply::Lost {
                     cause: cause(&device, pid, broken, status, &last_words),
                 },
             };
             // The attempt no longer listens to a worker that was killed on purpose.
-            let _ = launch.said.send(end).await;
+            let _ = said.send(end).await;
         });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
         Ok(Process { requests, kill })
@@ -355,23 +397,38 @@ impl Worker {
     }
 }
 
-/// Forwards the worker's messages until its socket closes or breaks, or it is to be killed. Returns
-/// what broke.
+/// Forwards the worker's messages, and carries out its calls on the rendezvous, until its socket
+/// closes or breaks, or it is to be killed. Returns what broke.
 async fn read(
     mut stream: OwnedReadHalf,
-    said: &mpsc::Sender<WorkerReply>,
+    said: &ToAttempt,
+    seat: &Seat,
     mut killed: watch::Receiver<bool>,
-) -> Option<FrameError> {
+) -> Option<String> {
     let reading = async {
+        let mut is_first = true;
         loop {
-            match frame::read::<FromWorker>(&mut stream, Format::Postcard).await {
+            let message = frame::read::<FromWorker>(&mut stream, Format::Postcard).await;
+            let was_first = std::mem::take(&mut is_first);
+            match message {
+                Err(error @ FrameError::Decode(_)) if was_first => {
+                    return Some(format!("{error}: {ANOTHER_RELEASE}"));
+                }
+                Ok(FromWorker {
+                    body: Body::Rendezvous(call),
+                    ..
+                }) => {
+                    if let Err(unread) = seat.call(call) {
+                        return Some(unread.to_string());
+                    }
+                }
                 Ok(message) => {
                     if said.send(WorkerReply::Message(message)).await.is_err() {
                         return None;
                     }
                 }
                 Err(FrameError::Closed) => return None,
-                Err(error) => return Some(error),
+                Err(error) => return Some(error.to_string()),
             }
         }
     };
@@ -381,14 +438,24 @@ async fn read(
     }
 }
 
-/// Writes requests until the process ends or no more come. Dropping the writing half would not
-/// close the socket; the end of the process does.
+/// Writes requests, and answers of the rendezvous between them, until the process ends or no more
+/// requests come. Dropping the writing half would not close the socket; the end of the process
+/// does.
 async fn write(
     mut stream: OwnedWriteHalf,
     mut requests: mpsc::Receiver<ToWorker>,
-    said: mpsc::Sender<WorkerReply>,
+    mut answers: mpsc::Receiver<ToWorker>,
+    said: ToAttempt,
 ) {
-    while let Some(request) = requests.recv().await {
+    loop {
+        let request = tokio::select! {
+            biased;
+            Some(answer) = answers.recv() => answer,
+            request = requests.recv() => match request {
+                Some(request) => request,
+                None => return,
+            },
+        };
         for message in request.messages(PART_MAX_BYTES) {
             match frame::write(&mut stream, Format::Postcard, &message).await {
                 Ok(()) => {}
@@ -486,7 +553,7 @@ async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<
 fn cause(
     device: &str,
     pid: Option<u32>,
-    broken: Option<FrameError>,
+    broken: Option<String>,
     status: std::io::Result<ExitStatus>,
     last_words: &Mutex<Vec<String>>,
 ) -> String {
@@ -515,10 +582,16 @@ fn cause(
     format!("worker {device}{pid} {how}{broken}{last}")
 }
 
-/// The process id in a worker's first message.
-pub(crate) fn started(message: &FromWorker) -> Option<u32> {
+/// The process id in a worker's first message, or why such a worker is of no use.
+pub(crate) fn started(message: &FromWorker) -> Option<Result<u32, String>> {
     match &message.body {
-        Body::Event(Event::Started { pid, .. }) => Some(*pid),
+        Body::Event(Event::Started {
+            protocol, version, ..
+        }) if *protocol != PROTOCOL => Some(Err(format!(
+            "the worker is of release {version} and speaks version {protocol} of the protocol, \
+             this r1d version {PROTOCOL}: {ANOTHER_RELEASE}"
+        ))),
+        Body::Event(Event::Started { pid, .. }) => Some(Ok(*pid)),
         _ => None,
     }
 }
@@ -562,12 +635,18 @@ mod tests {
             .await
             .unwrap();
         drop(requests);
-        write(ours.into_split().1, outgoing, said).await;
+        let (_, answering) = mpsc::channel(1);
+        let said = ToAttempt { rank: 0, said };
+        write(ours.into_split().1, outgoing, answering, said).await;
 
-        let Some(WorkerReply::Message(FromWorker {
-            id: 7,
-            body: Body::Failed(failure),
-        })) = heard.recv().await
+        let Some(FromRank {
+            rank: 0,
+            reply:
+                WorkerReply::Message(FromWorker {
+                    id: 7,
+                    body: Body::Failed(failure),
+                }),
+        }) = heard.recv().await
         else {
             panic!("an answer to request 7")
         };

@@ -191,8 +191,7 @@ impl Works {
                 pins,
                 reader,
             } => {
-                let rewards = node.rewards.until(reading.abandoned());
-                let plan = accept::plan(&job_toml, pins, reader, &rewards, node, reading);
+                let plan = accept::plan(&job_toml, pins, reader, node, reading);
                 let plan = plan.map_err(refused)?;
                 Ok(Answer::Response(Response::Plan(Box::new(plan))))
             }

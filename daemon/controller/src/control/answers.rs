@@ -32,7 +32,8 @@ impl ControlService {
             Request::Cancel { job } => {
                 let job = self.find(&job)?.job().clone();
                 let cancel = |service: ControlService| async move { service.cancel(job).await };
-                self.change(&self.admission.cancels, cancel).await
+                self.change((&self.admission.cancels, sender.uid), cancel)
+                    .await
             }
             Request::Remove { jobs } => self.remove(jobs, sender).await,
             Request::Prune {
@@ -45,7 +46,7 @@ impl ControlService {
             }
             Request::Nodes => Ok(Response::Nodes(vec![self.node_status().await?])),
             Request::Shutdown => self.shut_down(),
-            request => self.work_of_node(request, sender.reader(), progress).await,
+            request => self.work_of_node(request, &sender, progress).await,
         }
     }
 
@@ -53,9 +54,11 @@ impl ControlService {
     async fn work_of_node(
         &self,
         request: Request,
-        reader: Option<u32>,
+        sender: &Sender,
         progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
+        let (reader, uid) = (sender.reader(), sender.uid);
+        let looks = (&self.admission.looks, uid);
         let whole = |job: &str| Ok::<_, ControlError>(self.find(job)?.job().clone());
         match request {
             Request::Plan { job, pins } => {
@@ -64,7 +67,8 @@ impl ControlService {
                     pins,
                     reader,
                 };
-                self.read(&self.admission.plans, progress, plan).await
+                self.read((&self.admission.plans, uid), progress, plan)
+                    .await
             }
             Request::Samples {
                 job,
@@ -80,16 +84,16 @@ impl ControlService {
                     sort,
                     limit,
                 };
-                self.read(&self.admission.looks, progress, samples).await
+                self.read(looks, progress, samples).await
             }
             Request::Trace { job, stage, step } => {
                 let job = whole(&job)?;
                 let trace = Work::Trace { job, stage, step };
-                self.read(&self.admission.looks, progress, trace).await
+                self.read(looks, progress, trace).await
             }
             Request::DataSets { job } => {
                 let listed = Work::DataSets { job: whole(&job)? };
-                self.read(&self.admission.looks, progress, listed).await
+                self.read(looks, progress, listed).await
             }
             Request::Reload { job, plugin, file } => {
                 let reload = Work::Reload {
@@ -98,7 +102,7 @@ impl ControlService {
                     file,
                     reader,
                 };
-                self.change_of_node(reload).await
+                self.change_of_node(uid, reload).await
             }
             Request::Review { job, stage, file } => {
                 let review = Work::Review {
@@ -107,7 +111,7 @@ impl ControlService {
                     file,
                     reader,
                 };
-                self.change_of_node(review).await
+                self.change_of_node(uid, review).await
             }
             _ => Err(ControlError::internal(
                 "such a request has a way of its own",
@@ -116,10 +120,11 @@ impl ControlService {
     }
 
     /// Has the node change something, whether the client stays or not.
-    async fn change_of_node(&self, work: Work) -> Result<Response, ControlError> {
+    async fn change_of_node(&self, uid: u32, work: Work) -> Result<Response, ControlError> {
         let change =
             |service: ControlService| async move { response(service.node().ask(work).await?) };
-        self.change(&self.admission.submissions, change).await
+        self.change((&self.admission.submissions, uid), change)
+            .await
     }
 
     fn shut_down(&self) -> Result<Response, ControlError> {

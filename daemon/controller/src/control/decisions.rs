@@ -30,7 +30,8 @@ impl ControlService {
             _ => return Err(no_decision()),
         };
         let job = self.find(job)?.job().clone();
-        self.change(&self.admission.cancels, move |service| async move {
+        let room = (&self.admission.cancels, sender.uid);
+        self.change(room, move |service| async move {
             match request {
                 Request::Pause { .. } => service.pause(job, by).await,
                 Request::Resume { .. } => service.resume(job, by).await,

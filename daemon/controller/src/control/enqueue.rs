@@ -127,6 +127,7 @@ impl ControlService {
             name: accepted.name.clone(),
             priority: submission.priority.unwrap_or(accepted.priority),
             job_toml: accepted.job_toml.clone(),
+            devices: accepted.devices,
             request: Some(submission.id.clone()),
             reward_versions: accepted.plugins.clone(),
             keys: accepted.keys.clone(),
@@ -209,6 +210,7 @@ mod tests {
             name: "n".into(),
             priority: 0,
             job_toml: "seed = 1".into(),
+            devices: 1,
             inputs: String::new(),
             plugins: BTreeMap::new(),
             keys: Vec::new(),
@@ -238,7 +240,7 @@ mod tests {
     async fn a_submission_has_its_turn_until_its_job_is_queued() {
         let (Controller { service }, there) = Controller::of_test();
         let turn = || {
-            let turn = service.admission.submissions.enter().unwrap();
+            let turn = service.admission.submissions.enter(0).unwrap();
             turn.now_or_never().map(Result::unwrap)
         };
         let mut others: Vec<Permit> = std::iter::from_fn(turn).collect();

@@ -111,25 +111,26 @@ impl ControlService {
         record.ok_or_else(|| ControlError::internal(format!("job `{id}` has no record")))
     }
 
-    /// Has the node do a work for a client in its turn, and answers what it does. The work ends
-    /// early if the client leaves.
+    /// Has the node do a work for a client, a user's of this id, in its turn, and answers what it
+    /// does. The work ends early if the client leaves.
     async fn read(
         &self,
-        room: &Lane,
+        (room, uid): (&Lane, u32),
         progress: &WorkProgress,
         work: Work,
     ) -> Result<Response, ControlError> {
-        let turn = room.enter()?.await?;
+        let turn = room.enter(uid)?.await?;
         response(self.node().ask_in_turn(work, turn, progress).await?)
     }
 
-    /// Carries out a change in a task that goes on if the client leaves.
+    /// Carries out a change, in the turn of the user of this id, in a task that goes on if the
+    /// client leaves.
     async fn change<F: Future<Output = Result<Response, ControlError>>>(
         &self,
-        room: &Lane,
+        (room, uid): (&Lane, u32),
         work: impl FnOnce(ControlService) -> F + 'static,
     ) -> Result<Response, ControlError> {
-        let (service, turn) = (self.clone(), room.enter()?);
+        let (service, turn) = (self.clone(), room.enter(uid)?);
         let changing = tasks::spawn("change", async move {
             let _turn = turn.await?;
             work(service).await

@@ -23,7 +23,7 @@ impl ControlService {
         sender: Sender,
     ) -> Result<Response, ControlError> {
         let jobs: BTreeSet<JobId> = jobs.into_iter().map(JobId).collect();
-        let (service, turn) = (self.clone(), self.admission.removals.enter()?);
+        let (service, turn) = (self.clone(), self.admission.removals.enter(sender.uid)?);
         // A client that leaves does not take its request back.
         let removing = tasks::spawn("removal", async move {
             // Other removals have their turns meanwhile.
@@ -52,7 +52,8 @@ impl ControlService {
         let owner = (!caller.is_admin).then_some(caller.user.uid);
         let selection = self.removals.beyond(limits.0, limits.1, owner)?;
         let progress = progress.clone();
-        self.change(&self.admission.removals, move |service| async move {
+        let room = (&self.admission.removals, sender.uid);
+        self.change(room, move |service| async move {
             let removed = service.removal(selection, dry_run, &sender, &progress);
             removed.await
         })

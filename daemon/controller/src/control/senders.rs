@@ -13,6 +13,8 @@ const NOBODY: u32 = u32::MAX;
 
 /// Who sends a request, and what that means for it.
 pub(super) struct Sender {
+    /// The user's id, as the kernel tells it.
+    pub uid: u32,
     /// `None` where the request needs nobody in particular.
     pub caller: Option<Caller>,
     /// Whether the request's job is the sender's to look into.
@@ -98,6 +100,6 @@ impl ControlService {
                 (Some(caller), true)
             }
         };
-        Ok(Sender { caller, owns })
+        Ok(Sender { uid, caller, owns })
     }
 }

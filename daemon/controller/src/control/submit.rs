@@ -183,7 +183,7 @@ impl ControlService {
         else {
             return Err(ControlError::internal("not a submission"));
         };
-        let turn = self.admission.submissions.enter()?;
+        let turn = self.admission.submissions.enter(sender.uid)?;
         let progress = WorkProgress::default();
         let (underway, begun) = self.submissions.begin(&id, contents, progress.clone());
         let submission = ClientSubmission {

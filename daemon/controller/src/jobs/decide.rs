@@ -49,6 +49,7 @@ impl Jobs {
     pub(super) fn decided(&mut self, job: &JobId) -> bool {
         let is_waiting = self.waiting.remove(job);
         self.order(Order::Unwatch { job: job.clone() });
+        self.views.live_status.taken(job);
         self.tell(ScheduleEvent::Decided { job: job.clone() });
         is_waiting
     }

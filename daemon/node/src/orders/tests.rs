@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::old_workers::WorkersLock;
-use crate::{NodeSetup, context, run_context, worker_commands};
+use crate::{NodeSetup, context, rank, worker_commands};
 use actix::Handler;
 use futures_util::FutureExt;
 use r1d_job::DaemonConfig;
@@ -88,11 +88,11 @@ impl TestNode {
         let lock = WorkersLock::open(&setup.layout.workers_lock()).unwrap();
         let worker_commands = worker_commands(&setup, &lock).unwrap();
         let device = |worker_command| Device {
-            run_context: run_context(&node, &worker_command, REPORT_MAX),
+            rank: rank(&node, &worker_command),
             worker_command,
         };
         let devices = worker_commands.into_iter().map(device).collect();
-        let parts = OrderParts::new(node.clone(), removals, devices);
+        let parts = OrderParts::new(node.clone(), removals, devices, REPORT_MAX);
         let (of_orders, mut is_successor) = (parts.clone(), false);
         let orders = supervise("orders", setup.clock, move |alive, context| {
             let parts = of_orders.clone();
@@ -126,7 +126,7 @@ impl TestNode {
 
     fn place(&self, device: usize, job: JobId) {
         self.order(Order::Place {
-            device,
+            devices: vec![device],
             job,
             resumed: None,
             history: History::default(),

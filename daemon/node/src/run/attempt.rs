@@ -2,10 +2,9 @@
 
 use super::begin::known;
 use super::{Attempt, FromAttempt, Prepared, Run};
+use crate::gang::Gang;
 use crate::job_writer::{JobWriter, Task};
 use crate::scoring::{self, ScoreRequest};
-use crate::tasks::Supervised;
-use crate::worker::{self, Worker};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
 use futures_util::stream;
@@ -68,6 +67,7 @@ impl Run {
         context.add_stream(tagged(number, heard));
         context.add_stream(tagged(number, verdicts));
         context.add_stream(tagged(number, writing));
+        self.at_fault = 0;
         self.working = Some(Box::new(Attempt {
             epoch,
             machine: Machine::new(plan, known(&record), self.now()),
@@ -75,6 +75,7 @@ impl Run {
             items,
             in_flight: None,
             requests: 0,
+            started: 0,
         }));
         self.show();
     }
@@ -222,15 +223,15 @@ impl Run {
         let Some(attempt) = &self.working else {
             return;
         };
-        let (writer, items, worker) = (
+        let (writer, items, gang) = (
             attempt.writer.clone(),
             attempt.items.clone(),
-            self.run_context.worker.clone(),
+            self.run_context.gang.clone(),
         );
         let mut halted = self.halted.clone();
         let handing_over = async move {
             tokio::select! {
-                sent = hand_over(outgoing, writer, items, worker) => sent,
+                sent = hand_over(outgoing, writer, items, gang) => sent,
                 // A disk or a worker that takes nothing more must not keep people from cancelling
                 // the job.
                 _ = halted.wait_for(|halted| *halted) => Ok(()),
@@ -250,7 +251,7 @@ async fn hand_over(
     outgoing: Vec<Outgoing>,
     writer: mpsc::Sender<Task>,
     items: mpsc::Sender<ScoreRequest>,
-    worker: Supervised<Worker>,
+    gang: Gang,
 ) -> Result<(), End> {
     let gone = |who: &str| End::Abandoned {
         cause: format!("{who} is gone (see the daemon's log)"),
@@ -278,8 +279,7 @@ async fn hand_over(
                         return Err(end);
                     }
                 }
-                // The process's end is reported on its own stream, with the cause.
-                let _ = worker.ask("worker", worker::Ask(request)).await;
+                gang.ask(request).await;
             }
         }
     }

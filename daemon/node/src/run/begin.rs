@@ -9,11 +9,12 @@ use crate::ends::{failed_by_machine, unkept, unrecorded};
 use crate::job_log::JobLog;
 use crate::load_error::LoadError;
 use crate::loaded_job::LoadedJob;
+use crate::meeting::Meeting;
 use crate::outputs;
 use crate::reading::Reading;
 use crate::reward_versions::Recorded;
 use crate::upkeep::Upkeep;
-use crate::worker::{self, WorkerError, WorkerReply};
+use crate::worker::{FromRank, WorkerError};
 use crate::{inputs, outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError, Session};
@@ -317,14 +318,14 @@ fn failed(error: &str) -> End {
     }
 }
 
-/// Begins an attempt: gives it an epoch, launches its worker, and returns what is durable. An
+/// Begins an attempt: gives it an epoch, launches its workers, and returns what is durable. An
 /// attempt that continues in the previous one's epoch does not count as a restart.
 pub(super) async fn start(
     job: JobId,
     run_context: RunContext,
     outputs: JobLayout,
     plan: Arc<Plan>,
-    said: mpsc::Sender<WorkerReply>,
+    (said, meeting): (mpsc::Sender<FromRank>, Meeting),
     log: JobLog,
     resumed: Option<u64>,
 ) -> Begun {
@@ -356,11 +357,8 @@ pub(super) async fn start(
     let Ok(record) = record else {
         return Begun { epoch, record };
     };
-    let record = match run_context
-        .worker
-        .ask("worker", worker::Launch { job, said, log })
-        .await
-    {
+    let launched = run_context.gang.launch(&job, said, &log, &meeting);
+    let record = match launched.await {
         Ok(Ok(())) => Ok(record),
         Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Unusable {
             cause: error.to_string(),

@@ -1,9 +1,10 @@
 //! Carries out what a job's life decides ([`r1d_runner::life`]).
 
 use super::begin::{Begun, Opened, open, start};
-use super::{Prepared, Run, leave_status};
+use super::{Ended, Prepared, Run, leave_status};
+use crate::meeting::Meeting;
 use crate::reading::Reading;
-use crate::{datasets, outside, tasks, worker};
+use crate::{datasets, outside, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext, Context};
 use futures_util::future::LocalBoxFuture;
@@ -86,9 +87,10 @@ impl Run {
             LifeCommand::ReleaseDevice => self.release_device(),
             LifeCommand::CountRestart => {
                 let node = &self.run_context.node;
-                node.live.device(&self.run_context.device, |device| {
-                    device.worker_restarts += 1
-                });
+                for device in self.run_context.gang.devices() {
+                    node.live
+                        .device(device, |device| device.worker_restarts += 1);
+                }
             }
             LifeCommand::Record(end) => return Some(self.record(end)),
             LifeCommand::LeaveStatus => return Some(self.leave_status()),
@@ -163,7 +165,7 @@ impl Run {
                         self.log.warn(warning);
                     }
                 }
-                let device = &*self.run_context.device;
+                let device = self.run_context.gang.device();
                 let room = self.run_context.node.device_memory.room_on(device);
                 for small in loaded_job.small_caches(room) {
                     if self.warned.insert(small.clone()) {
@@ -173,7 +175,7 @@ impl Run {
                 let mut plan = loaded_job.plan(
                     &self.id,
                     &self.outputs,
-                    (device, room),
+                    (&self.run_context.gang.in_words(), room),
                     self.run_context.worker_silence,
                 );
                 for (index, facts) in plan.stages.iter_mut().enumerate() {
@@ -188,7 +190,7 @@ impl Run {
         }
     }
 
-    /// Begins an attempt: a new epoch in the ledger, a fresh worker.
+    /// Begins an attempt: a new epoch in the ledger, fresh workers.
     fn begin_attempt(&mut self, resumed: Option<u64>, context: &mut Context<Self>) {
         // Inputs are opened before an attempt is begun.
         let Some((loaded_job, plan)) = self.loaded_job.clone() else {
@@ -196,12 +198,14 @@ impl Run {
         };
         let number = self.life.number();
         let (said, heard) = mpsc::channel(REPLIES_MAX);
+        // Ranks of this attempt meet nothing that those of an earlier one have left.
+        self.meeting = Meeting::new(self.run_context.node.clock.clone());
         let starting = start(
             self.id.clone(),
             self.run_context.clone(),
             self.outputs.clone(),
             plan.clone(),
-            said,
+            (said, self.meeting.clone()),
             self.log.clone(),
             resumed,
         );
@@ -240,9 +244,9 @@ impl Run {
     }
 
     fn end_worker(&self) -> CarriedOut {
-        let worker = self.run_context.worker.clone();
+        let gang = self.run_context.gang.clone();
         Box::pin(async move {
-            let _ = worker.ask("worker", worker::End).await;
+            gang.end().await;
             None
         })
     }
@@ -274,8 +278,8 @@ impl Run {
         })
     }
 
-    /// Releases the device. From now on the run touches neither it nor its worker, which has no
-    /// model open.
+    /// Releases the devices. From now on the run touches neither them nor their workers, which have
+    /// no model open.
     fn release_device(&mut self) {
         self.leave_live_status();
         self.has_device.send_replace(false);
@@ -284,7 +288,9 @@ impl Run {
     fn leave_live_status(&self) {
         if *self.has_device.borrow() {
             let node = &self.run_context.node;
-            node.live.left(&self.run_context.device);
+            for device in self.run_context.gang.devices() {
+                node.live.left(device);
+            }
         }
     }
 
@@ -306,7 +312,8 @@ impl Run {
     fn report(&mut self, outcome: LifeOutcome, context: &mut Context<Self>) {
         self.leave_live_status();
         if let Some(sender) = self.outcome.take() {
-            let _ = sender.send(outcome);
+            let rank = self.at_fault;
+            let _ = sender.send(Ended { outcome, rank });
         }
         context.stop();
     }

@@ -6,6 +6,7 @@ use crate::writers::WRITER_END_MAX;
 use crate::{outside_waits, review};
 use r1d_link::JobSnapshot;
 use r1d_proto::control::job::Activity;
+use r1d_rendezvous::Missed;
 use r1d_runner::life::{LifeOutcome, Next, Phase, START_MAX};
 use r1d_runner::wait::Wait;
 use std::time::Duration;
@@ -82,8 +83,8 @@ impl Run {
 
     fn starting(&self) -> (Activity, Wait) {
         let what = format!(
-            "ledger and worker {}: a new attempt",
-            self.run_context.device
+            "ledger and {}: a new attempt",
+            self.run_context.gang.in_words()
         );
         let wait = self.wait(&what).until(self.life.since() + START_MAX);
         (idle("loading"), wait)
@@ -91,8 +92,8 @@ impl Run {
 
     fn closing(&self, cause: &str) -> (Activity, Wait) {
         let what = format!(
-            "the end of worker {} and of the attempt's writer, after: {cause}",
-            self.run_context.device
+            "the end of {} and of the attempt's writer, after: {cause}",
+            self.run_context.gang.in_words()
         );
         let wait = self.wait(&what).until(self.life.since() + WRITER_END_MAX);
         (idle("restarting"), wait)
@@ -108,9 +109,11 @@ impl Run {
             self.life.fruitless()
         );
         let node = &self.run_context.node;
-        node.live.device(&self.run_context.device, |device| {
-            (device.state, device.job) = (RESTARTING.into(), Some(self.id.clone()));
-        });
+        for device in self.run_context.gang.devices() {
+            node.live.device(device, |device| {
+                (device.state, device.job) = (RESTARTING.into(), Some(self.id.clone()));
+            });
+        }
         let wait = self.wait(&what).until(until + PAUSE_LATE_MAX);
         (idle("restarting"), wait)
     }
@@ -125,10 +128,20 @@ impl Run {
         });
         self.show_live(JobSnapshot {
             activity: Some(attempt.machine.activity()),
-            waits: attempt.machine.waits(),
+            waits: [attempt.machine.waits(), self.missed()].concat(),
             eta_s,
             ..JobSnapshot::default()
         });
+    }
+
+    /// What ranks wait for at their rendezvous.
+    fn missed(&self) -> Vec<Wait> {
+        let wait = |missed: Missed| {
+            let Missed { rank, key, .. } = missed;
+            let what = format!("another rank of its gang, which has to set `{key}`");
+            Wait::new(format!("rank {rank}"), what, missed.since).until(missed.until)
+        };
+        self.meeting.missed().into_iter().map(wait).collect()
     }
 
     /// Shows that the job has ended, although the ledger could not take the end.
