@@ -110,18 +110,19 @@ pub(crate) enum Command {
     ///
     /// With -o json: JSON lines, one for each entry of the log.
     Logs(Logs),
-    /// Stop jobs for good; what they have written stays
+    /// Stop jobs; what they have written stays, and `requeue` lets them go on
     Cancel(Jobs),
     /// Let jobs wait until `resume`
     ///
-    /// A running job stops after the step in flight, with nothing lost.
+    /// A running job stops after the step in flight, which is committed; an evaluation in flight is
+    /// abandoned, and done anew after `resume`. Steps since the last checkpoint are then trained
+    /// again, on the same completions or rows.
     Pause(Jobs),
     /// Let paused jobs go on, at their old place in the queue
     Resume(Jobs),
-    /// Queue jobs again that failed or were cancelled
+    /// Put jobs at the queue's end that run, failed or were cancelled
     ///
-    /// They go on from what they have. A running job gives its device up, and goes to the queue's
-    /// end.
+    /// They go on from what they have. A running job gives its device up.
     Requeue(Jobs),
     /// Remove jobs that have ended, with all their files
     ///
@@ -134,7 +135,7 @@ pub(crate) enum Command {
     /// administrator removes only own jobs. What another job needs stays.
     Prune {
         /// Jobs that ended at least so long ago, for example 30d or 12h
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", value_parser = age)]
         older_than: Option<Duration>,
         /// Whether a job that succeeded keeps its final model, the data sets that it made, its
         /// metrics and its log [default: `keep_final` of `[retention]` in r1d.toml, which is true
@@ -270,6 +271,11 @@ pub(crate) struct Logs {
     /// it, for example 2026-11-23T19:22:05Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Since>,
+}
+
+/// A time span, as `30d` or `1h 30m`.
+fn age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a time such as 30d, 12h or 90m".into())
 }
 
 /// The time at which the lines that are shown begin.

@@ -158,7 +158,7 @@ fn is_share(name: &str) -> bool {
 }
 
 /// Formats a metric of an evaluation with the farther end of its 95 % confidence interval, if it
-/// has one (`55.1 % ± 3.1 %`). Shares (`accuracy`, `pass@1`, `cons@4`, …) become percentages.
+/// has one (`55.1 % ± 6.1 %`). Shares (`accuracy`, `pass@1`, `cons@4`, …) become percentages.
 pub(crate) fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
     let Some(value) = metrics.get(name) else {
         return "-".into();
@@ -208,9 +208,9 @@ mod tests {
     #[test]
     fn an_evaluations_number_is_shown_with_its_interval() {
         let pairs = [
-            ("pass@1", 0.551),
-            ("pass@1_ci_low", 0.5205),
-            ("pass@1_ci_high", 0.58),
+            ("pass@1", 0.55078),
+            ("pass@1_ci_low", 0.48955),
+            ("pass@1_ci_high", 0.61052),
             ("avg@4", 0.5),
             ("rewards/format/mean", 1.25),
             ("rewards/format/mean_ci_low", 1.0),
@@ -228,7 +228,7 @@ mod tests {
         );
         let shown = ["pass@1", "avg@4", "rewards/format/mean", "cons@4"]
             .map(|name| eval_metric(&metrics, name));
-        assert_eq!(shown, ["55.1 % ± 3.1 %", "50.0 %", "1.250 ± 0.250", "-"]);
+        assert_eq!(shown, ["55.1 % ± 6.1 %", "50.0 %", "1.250 ± 0.250", "-"]);
     }
 
     #[test]

@@ -25,12 +25,13 @@ use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::parts::Assembly;
+use r1d_proto::remedy::to_mend;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{
     Body, CheckpointReport, CheckpointState, Event, Failure, FailureKind, FromWorker, Generate,
-    Metrics, ModelSource, Open, Opened, Pair, Question, Reply, RewardBatch, Supervise, ToWorker,
-    Train, WorkerRequest,
+    Metrics, ModelSource, Open, Opened, PROTOCOL, Pair, Question, Reply, RewardBatch, Supervise,
+    ToWorker, Train, WorkerRequest,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};
@@ -74,6 +75,7 @@ fn main() {
     worker.say(
         0,
         Body::Event(Event::Started {
+            protocol: PROTOCOL,
             version: "fake".into(),
             device: "cpu".into(),
             pid: std::process::id(),
@@ -180,12 +182,16 @@ impl Worker {
             return Ok(());
         };
         let counter = dir.join(format!("{name}.count"));
+        // The ranks of a gang come to a moment at the same time.
+        let turn = fs::File::create(dir.join("turn")).expect("the faults' directory");
+        turn.lock().expect("a lock");
         let count = fs::read_to_string(&counter)
             .ok()
             .and_then(|text| text.parse::<u64>().ok())
             .unwrap_or(0)
             + 1;
         fs::write(&counter, count.to_string()).expect("the faults' directory");
+        drop(turn);
         let on_device = format!("{name}-on-{}", device());
         let planted = [
             format!("{name}-{count}"),
@@ -231,9 +237,13 @@ impl Worker {
                     "out-of-memory" => FailureKind::OutOfMemory,
                     _ => FailureKind::Internal,
                 };
+                let remedy = match kind {
+                    FailureKind::Storage => ": make room on that file system",
+                    _ => "",
+                };
                 return Err(Failure {
                     kind,
-                    message: format!("planted at {name} {count}"),
+                    message: format!("planted at {name} {count}{remedy}"),
                 });
             }
             other => panic!("unknown fault {other:?}"),
@@ -268,6 +278,9 @@ impl Worker {
                 self.reference = self.policy;
                 Ok(Reply::ReferenceSynced)
             }
+            // Rank 0 writes for its gang.
+            WorkerRequest::Save { .. } if self.rank() > 0 => Ok(Reply::SnapshotTaken),
+            WorkerRequest::Export { .. } if self.rank() > 0 => Ok(Reply::Exported),
             WorkerRequest::Save { stage, step, dir } => {
                 self.progress(id, "checkpointing", 0, 1);
                 let text = format!("{} {} {}", self.policy, self.reference, self.updates);
@@ -294,6 +307,7 @@ impl Worker {
             }
             WorkerRequest::Close => Ok(Reply::Closed),
             WorkerRequest::More(_) => Err(invalid("parts without their request")),
+            WorkerRequest::Rendezvous(_) => Err(invalid("an answer that nobody waits for")),
             WorkerRequest::TrainReward(batch) => {
                 self.moment("reward")?;
                 match (
@@ -383,6 +397,11 @@ impl Worker {
         }
     }
 
+    fn rank(&self) -> u32 {
+        let place = self.open.as_ref().and_then(|open| open.place);
+        place.map_or(0, |place| place.rank)
+    }
+
     fn open(&mut self, open: Open) -> Result<Reply, Failure> {
         self.moment("open")?;
         (self.policy, self.updates) = match &open.model {
@@ -409,7 +428,7 @@ impl Worker {
     fn write_whole(&mut self, dir: &Path, moment: &str, text: &str) -> Result<String, Failure> {
         let io = |error: std::io::Error| Failure {
             kind: FailureKind::Storage,
-            message: format!("{}: {error}", dir.display()),
+            message: format!("{}: {error}{}", dir.display(), to_mend(&error)),
         };
         if dir.exists() {
             return Err(invalid(format!("{} exists already", dir.display())));

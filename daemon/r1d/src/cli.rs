@@ -24,6 +24,10 @@ pub(crate) enum Command {
     /// Serve with the embedded default configuration: one machine, everything under one state
     /// directory
     Dev {
+        /// Devices to run jobs on, separated by commas: cuda:N, or cpu once for each CPU device
+        /// [default: every GPU, or the CPU where there is none]
+        #[arg(long, value_name = "LIST", value_delimiter = ',')]
+        devices: Option<Vec<String>>,
         #[command(flatten)]
         place: Locations,
     },

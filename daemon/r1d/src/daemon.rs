@@ -9,11 +9,13 @@ use r1d_controller::{Controller, ControllerSetup};
 use r1d_ledger::{Ledger, LedgerError, Record, Session};
 use r1d_link::in_memory;
 use r1d_node::{Node, NodeError, NodeSetup, SetupError, devices};
-use r1d_proto::remedy::{is_lasting, said_by_the_system, to_mend};
+use r1d_proto::file_limit;
+use r1d_proto::remedy::{is_lasting, is_the_machines, said_by_the_system, to_mend};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
 use r1d_tasks as tasks;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +43,7 @@ pub(crate) enum DaemonError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Rewards(#[from] RewardError),
-    #[error("socket {}: {source}", path.display())]
+    #[error("socket {}: {source}{}", path.display(), to_mend(source))]
     Socket {
         path: PathBuf,
         source: std::io::Error,
@@ -75,7 +77,8 @@ impl DaemonError {
     /// time or a restart may mend, and after no other.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
+            DaemonError::SocketPath(_) => EXIT_CONFIG,
+            DaemonError::Setup(error) if !is_the_machines(error) => EXIT_CONFIG,
             DaemonError::State(StateError::NoLedger { .. })
             | DaemonError::Ledger(
                 LedgerError::Damaged { .. }
@@ -110,6 +113,7 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
     let state = Arc::new(StateDir::lock(&settings.state_dir)?);
     let system = actix::System::new();
     let ended = system.block_on(async move {
+        file_limit::is_an_error().map_err(DaemonError::Signals)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
         let shutdown = Arc::new(watch::Sender::new(false));
@@ -126,6 +130,10 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
         }
         parts.controller.devices_found().await;
         let socket = parts.controller.serve(listener);
+        // A person's own daemon has one user.
+        if !settings.may_be_shut_down {
+            parts.controller.look_for_administrators();
+        }
         announce(&settings);
         let why = tokio::select! {
             _ = terminate.recv() => StopCause::Signal,
@@ -259,24 +267,24 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
         path: path.into(),
         source,
     };
-    let taken = |what: &str| {
-        failed(std::io::Error::new(
-            std::io::ErrorKind::AddrInUse,
-            format!("{what}: choose another with --socket"),
-        ))
+    let taken = |kind: ErrorKind, what: &str| {
+        let told = format!("{what}: choose another with --socket");
+        failed(std::io::Error::new(kind, told))
     };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(taken("another daemon listens here"));
+        // It may end.
+        return Err(taken(ErrorKind::AddrInUse, "another daemon listens here"));
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(taken("something that is not a socket is here"));
+            let what = "something that is not a socket is here";
+            return Err(taken(ErrorKind::AlreadyExists, what));
         }
         Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
     let listener = Arc::new(UnixListener::bind(path).map_err(failed)?);

@@ -43,7 +43,11 @@ pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
         std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
         &io::stderr(),
     );
-    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    // A line for which there is no room is lost: words about that would have none either, and end
+    // in a panic.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false);
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
     match (config.log.format, journal) {
         (LogFormat::Text, false) => lines

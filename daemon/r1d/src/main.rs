@@ -24,7 +24,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use r1d_proto::world::SystemClock;
 use r1d_store::JobLayout;
-use settings::Settings;
+use settings::{Settings, Source};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,8 +66,8 @@ fn main() -> ExitCode {
         }
     };
     let ended: Result<(), Box<dyn Error>> = match cli.command {
-        Command::Run { config, place } => return serve(Some(&config), place),
-        Command::Dev { place } => return serve(None, place),
+        Command::Run { config, place } => return serve(Source::File(&config), place),
+        Command::Dev { devices, place } => return serve(Source::Embedded { devices }, place),
         Command::Config { config, .. } => dump_config(config.as_deref()),
         Command::Plugin(command) => match plugin::run(command) {
             Ok(code) => return code,
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Option<&Path>, place: cli::Locations) -> ExitCode {
+fn serve(config: Source<'_>, place: cli::Locations) -> ExitCode {
     let serve = || -> Result<(), ServeError> {
         let settings = Settings::resolve(config, place)?;
         log::init(&settings.config)?;

@@ -3,6 +3,7 @@
 
 use crate::cli::Locations;
 use r1d_job::DaemonConfig;
+use r1d_job::daemon::Devices;
 use r1d_proto::user_file;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,12 +41,34 @@ pub(crate) enum SettingsError {
         path: PathBuf,
         source: r1d_job::JobError,
     },
+    #[error("--devices: {problem}: {fix}")]
+    Devices { problem: String, fix: &'static str },
     #[error("embedded configuration: {0}")]
     Embedded(r1d_job::JobError),
     #[error("no state directory: set --state-dir, R1D_STATE_DIR, XDG_STATE_HOME or HOME")]
     NoStateDirectory,
     #[error("cannot find the directory of the running executable: {0}")]
     Executable(std::io::Error),
+}
+
+/// The source of the configuration.
+pub(crate) enum Source<'a> {
+    File(&'a Path),
+    /// The embedded one, with these devices if they are given.
+    Embedded {
+        devices: Option<Vec<String>>,
+    },
+}
+
+fn embedded(devices: Option<Vec<String>>) -> Result<DaemonConfig, SettingsError> {
+    let mut config = DaemonConfig::dev().map_err(SettingsError::Embedded)?;
+    if let Some(listed) = devices {
+        config.node.devices = Devices::listed(listed).map_err(|error| SettingsError::Devices {
+            problem: error.problem,
+            fix: error.fix,
+        })?;
+    }
+    Ok(config)
 }
 
 /// Reads `r1d.toml`.
@@ -67,15 +90,12 @@ pub(crate) fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
 }
 
 impl Settings {
-    /// Resolves the settings. `file` is the configuration file; `None` means the embedded
-    /// configuration.
-    pub(crate) fn resolve(
-        file: Option<&Path>,
-        place: Locations,
-    ) -> Result<Settings, SettingsError> {
-        let config = match file {
-            Some(path) => read_config(path)?,
-            None => DaemonConfig::dev().map_err(SettingsError::Embedded)?,
+    /// Resolves the settings.
+    pub(crate) fn resolve(source: Source<'_>, place: Locations) -> Result<Settings, SettingsError> {
+        let may_be_shut_down = matches!(source, Source::Embedded { .. });
+        let config = match source {
+            Source::File(path) => read_config(path)?,
+            Source::Embedded { devices } => embedded(devices)?,
         };
         let state_dir = place
             .state_dir
@@ -105,7 +125,7 @@ impl Settings {
             plugin_dirs: std::iter::once(beside.join(PLUGINS_DIRECTORY))
                 .chain(config.rewards.plugin_dirs.clone())
                 .collect(),
-            may_be_shut_down: file.is_none(),
+            may_be_shut_down,
             state_dir,
             config,
         })

@@ -4,7 +4,7 @@ use crate::format::{bytes, thousands};
 use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanLayout, PlanStage};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The job file with every default filled in.
@@ -23,6 +23,7 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
         look.bold(&one_line(&plan.name)),
         one_line(&plan.model)
     );
+    text += &plan.layout.as_ref().map_or_else(String::new, layout);
     text += &stages(&plan.stages, look);
     let memory: Amounts = |stage| (&stage.memory, stage.memory_peak);
     text += &amounts("MEMORY", &plan.stages, memory, look);
@@ -40,6 +41,24 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
         text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));
     }
     text
+}
+
+/// How the job is spread over devices.
+fn layout(layout: &PlanLayout) -> String {
+    let PlanLayout { data, expert, .. } = layout;
+    let shared = match layout.shard.as_str() {
+        "none" => String::new(),
+        shared => format!(", copies share {}", one_line(shared)),
+    };
+    let independent = if layout.layout_independent {
+        ", layout-independent"
+    } else {
+        ""
+    };
+    format!(
+        "{} devices: data {data} × expert {expert}{shared}{independent}; MEMORY is of each\n\n",
+        u64::from(*data) * u64::from(*expert)
+    )
 }
 
 /// The disk that all stages together may take, by directory, and what is free there.

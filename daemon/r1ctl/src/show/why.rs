@@ -5,7 +5,8 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::why::{Wait, Why};
 
 pub(crate) fn why(why: &Why, look: Look) -> String {
-    let (job, state) = (look.bold(&why.job.0), look.state(why.state));
+    let state = look.standing(why.state, why.pausing);
+    let job = look.bold(&why.job.0);
     if why.state.is_final() {
         let error = why.error.as_ref();
         let error = error.map_or_else(String::new, |error| format!(": {}", printable(error)));

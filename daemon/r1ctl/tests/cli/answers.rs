@@ -250,6 +250,20 @@ fn why() {
     );
 }
 
+/// A job that still has its device is not called paused.
+#[test]
+fn why_of_a_job_that_is_pausing() {
+    let home = Home::new();
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::Why(fix::pausing_why()));
+    let shown = home.run(&["why", "k3v"]).expect(0).stdout;
+    assert!(
+        shown.starts_with(&format!("job {} is pausing\n", fix::id().0)),
+        "{shown}"
+    );
+    let json = home.run(&["why", "k3v", "-o", "json"]).expect(0).stdout;
+    assert!(json.contains("\"pausing\": true"), "{json}");
+}
+
 #[test]
 fn nodes() {
     check(

@@ -5,7 +5,7 @@ use r1d_proto::control::job::{
     Activity, EvalExample, EvalResult, JobStatus, JobSummary, StageStatus, State,
 };
 use r1d_proto::control::node::{DeviceStatus, NodeStatus};
-use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanLayout, PlanStage};
 use r1d_proto::control::removal::{KeptJob, RemovalExtent, Removed, RemovedJob};
 use r1d_proto::control::why::{Wait, Why};
 use r1d_proto::ids::JobId;
@@ -359,6 +359,7 @@ pub(crate) fn why() -> Why {
     Why {
         job: id(),
         state: State::Running,
+        pausing: false,
         waits: vec![
             wait("job k3v9qx7a", "step 13 of reasoning", 4.2, None),
             wait("trainer", "completions of 88 prompts", 4.1, Some(600.0)),
@@ -406,6 +407,12 @@ pub(crate) fn plan() -> Plan {
         name: "arithmetic".into(),
         model: "random weights of tiny-deepseek-v3.json".into(),
         parameters: Some(1_234_567),
+        layout: Some(PlanLayout {
+            data: 2,
+            expert: 4,
+            shard: "optimizer".into(),
+            layout_independent: true,
+        }),
         stages: vec![
             PlanStage {
                 name: "cold-start".into(),
@@ -521,8 +528,17 @@ pub(crate) fn bare_sample() -> Sample {
 pub(crate) fn bare_plan() -> Plan {
     Plan {
         parameters: None,
+        layout: None,
         disk: Vec::new(),
         ..plan()
+    }
+}
+
+pub(crate) fn pausing_why() -> Why {
+    Why {
+        state: State::Paused,
+        pausing: true,
+        ..why()
     }
 }
 

@@ -1,7 +1,6 @@
 //! A daemon of one's own: real processes on a fresh state directory, with the fake worker, and what
 //! tests ask of them.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
 mod code_cache;

@@ -2,14 +2,10 @@
 //! moments; the job goes on by itself and ends with the same trained sequence, metrics and
 //! evaluations as one that was left alone.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::{Outcome, TestDaemon, signal_process};
 use r1d_proto::control::{Request, Response};
 use std::sync::OnceLock;
 use std::time::Duration;
-use test_daemon::{Outcome, TestDaemon, signal_process};
 
 const FAST: &[(&str, &str)] = &[("batch_invariant = true", "batch_invariant = false")];
 

@@ -1,13 +1,9 @@
 //! A finished stage is not done again when its job comes back with something later changed.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::job::JobStatus;
 use r1d_proto::control::{Request, Response};
 use std::fs;
-use test_daemon::TestDaemon;
 
 /// A stage that keeps completions, and one that learns from them.
 const MORE: &str = r#"

@@ -4,10 +4,7 @@
 //! lost. What happens to a job's own files is in `durable.rs`, and clients that leave in
 //! `clients.rs`.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::{Mount, TestDaemon, may_mount, mount_in_child};
 use r1d_ledger::{Command as LedgerCommand, FORMAT_VERSION, Ledger};
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::{JobStatus, JobSummary, State};
@@ -22,7 +19,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use test_daemon::{Mount, TestDaemon, may_mount, mount_in_child};
 
 /// The time within which a client has to have sent its request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);

@@ -1,15 +1,11 @@
 //! Jobs that have ended are removed: named, beyond limits, or left behind by a crash; and no job
 //! loses what it needs.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::removal::{RemovalExtent, Removed};
 use r1d_proto::control::{Request, Response, SampleSort};
 use std::fs;
-use test_daemon::TestDaemon;
 
 /// The last stage alone is another.
 const LATER: (&str, &str) = ("sync_ref_steps = 2", "sync_ref_steps = 3");

@@ -1,15 +1,11 @@
 //! What a crash leaves beside the record goes, what is damaged is made whole or waited for, and a
 //! daemon that cannot start names the file and the remedy.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use test_daemon::TestDaemon;
 
 /// The process id of no daemon.
 const GONE: u32 = 999_999_999;

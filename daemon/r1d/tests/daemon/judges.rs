@@ -1,12 +1,10 @@
 //! Rewards that a judge answers in text, a stage's policy or a model of the job, beside a reward
 //! model that gives numbers: in real processes, killed and not.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::content::Sample;
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::verdict::Outcome;
-use test_daemon::TestDaemon;
 
 /// Behind the daemon's own: a reward model, a stage that keeps what a judge finds right, and two
 /// that learn from what judges say.

@@ -1,17 +1,13 @@
 //! Who judges a running job: whole groups, pinned components, and components that take another's
 //! place at a step's boundary.
 
-#[path = "../../rewards/tests/guests/mod.rs"]
-mod guests;
-mod test_daemon;
-
-use guests::{Guest, component, core, group_core, returns, sharing};
+use crate::guests::{Guest, component, core, group_core, returns, sharing};
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::content::Sample;
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::verdict::Outcome;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use test_daemon::TestDaemon;
 
 const FORMAT: &str = "  plugin = \"format\"\n  weight = 0.5";
 
@@ -388,7 +384,7 @@ fn a_run_is_compared_with_another_grader() {
 
     // The recorded reward `accuracy`, by the plugin that gave it: references, token counts and
     // configuration are what they were.
-    let accuracy = guests::shipped().join("accuracy.wasm");
+    let accuracy = crate::guests::shipped().join("accuracy.wasm");
     let (_, accuracy, said) = rescore(&["--plugin", accuracy.to_str().unwrap()]);
     let accuracy = accuracy.unwrap_or_else(|| panic!("{said}"));
     assert!(

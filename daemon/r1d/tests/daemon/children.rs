@@ -1,10 +1,7 @@
 //! The daemon's children with real processes: one that reads data or compiles a plugin may be
 //! killed or stopped at any moment, which no job notices but by the time that it takes.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::{TestDaemon, signal_process};
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response};
@@ -13,7 +10,6 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use test_daemon::{TestDaemon, signal_process};
 
 /// What the daemon is started as to read data, and to compile a plugin.
 const READS: &str = "ingest";
@@ -143,6 +139,29 @@ fn a_plugin_that_is_compiled_is_named() {
         Some(())
     });
     signal_process(child, "CONT");
+    daemon.wait_succeeded(&job);
+}
+
+/// A child that compiles for a job has a deadline, which people see, and ends with the start that
+/// wants its code.
+#[test]
+fn a_pause_ends_the_child_that_compiles_for_a_start() {
+    let (mut daemon, job) = held("cache");
+    resume(&daemon, &job);
+    let child = strike(&mut daemon, COMPILES, "STOP");
+    daemon.wait("a deadline", |daemon| {
+        let waits = daemon.why(&job).waits;
+        let compiled = waits
+            .iter()
+            .find(|wait| wait.waits_for.contains("plugin accuracy is being compiled"))?;
+        let deadline_s = compiled.deadline_s?;
+        assert!(deadline_s <= 300.0, "{deadline_s}");
+        Some(())
+    });
+    let paused = daemon.ask(Request::Pause { job: job.clone() });
+    assert!(!matches!(paused, Response::Error(_)), "{paused:?}");
+    daemon.wait("the child's end", |_| (!is_there(child)).then_some(()));
+    resume(&daemon, &job);
     daemon.wait_succeeded(&job);
 }
 

@@ -1,10 +1,7 @@
 //! The daemon as a service: what it ends with when it cannot start, what it says of the machine and
 //! of files out of its reach, and what happens when these change under it.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response};
@@ -12,7 +9,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use test_daemon::TestDaemon;
 
 /// sysexits' EX_CONFIG, which the unit does not restart after.
 const EXIT_CONFIG: Option<i32> = Some(78);
@@ -66,6 +62,12 @@ fn a_mistaken_configuration_ends_with_a_status_that_no_restart_follows() {
             "{code:?}: {said}"
         );
     }
+    let (code, said) =
+        refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args(["dev", "--devices", "cpu,gpu"]));
+    assert!(
+        code == EXIT_CONFIG && said.contains("--devices: `devices` names \"gpu\""),
+        "{code:?}: {said}"
+    );
     let (code, said) = refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args([
         "run",
         "--config",
@@ -103,6 +105,48 @@ fn a_mistaken_configuration_ends_with_a_status_that_no_restart_follows() {
         code == EXIT_CONFIG && said.contains("[listen] socket") && said.contains("107"),
         "{code:?}: {said}"
     );
+}
+
+/// Another try may find the machine with more, so the unit makes one. How many files a start needs
+/// differs between machines: one file more is given until they suffice.
+#[test]
+fn too_few_files_for_a_start_are_named_and_tried_again() {
+    let daemon = TestDaemon::new();
+    let mut refusals = 0;
+    for files in 12.. {
+        let given = daemon.command();
+        let (code, said) = refused(
+            Command::new("sh")
+                .args(["-c", "ulimit -n $0 && exec timeout 20 \"$@\""])
+                .arg(files.to_string())
+                .arg(given.get_program())
+                .args(given.get_args()),
+        );
+        if said.contains("is ready") {
+            break;
+        }
+        refusals += 1;
+        assert!(
+            code == Some(1) && said.contains("LimitNOFILE="),
+            "{files}: {code:?}: {said}"
+        );
+    }
+    assert!(refusals > 1, "{refusals} limits were refused");
+}
+
+#[test]
+fn a_group_of_administrators_that_is_not_there_is_warned_of() {
+    let mut daemon = TestDaemon::new();
+    daemon.devices(&["cpu"]);
+    let file = daemon.path("r1d.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let text = text + "[listen]\nadmin_group = \"no-such-group\"\n";
+    fs::write(&file, text).unwrap();
+    daemon.start();
+    daemon.wait("the warning", |daemon| {
+        let log = daemon.log();
+        log.contains("no group no-such-group").then_some(())
+    });
 }
 
 #[test]

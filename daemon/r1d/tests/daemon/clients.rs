@@ -1,10 +1,7 @@
 //! Clients that leave, say nothing, ask for too much, or ask again: the daemon loses no submission
 //! by it, makes no second job of one, and goes on answering everybody else.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::{JobSummary, State};
 use r1d_proto::control::{Envelope, Request, Response};
@@ -12,7 +9,6 @@ use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Read};
 use std::os::unix::net::UnixStream;
-use test_daemon::TestDaemon;
 
 fn submission(job: String) -> Request {
     Request::Submit {

@@ -1,11 +1,8 @@
 //! What a job may name and ask for without the daemon suffering: files that are no files, settings
 //! at their limits, texts of a megabyte, plugins that never end.
 
-#[path = "../../rewards/tests/guests/mod.rs"]
-mod guests;
-mod test_daemon;
-
-use guests::{Guest, component};
+use crate::guests::{Guest, component};
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::error::ControlError;
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response};
@@ -15,7 +12,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use test_daemon::TestDaemon;
 
 /// A pipe, a link to a device without end, a socket, a directory, a file of the kernel's.
 fn no_files(daemon: &TestDaemon) -> [PathBuf; 5] {

@@ -1,16 +1,14 @@
 //! What is outside of a job and beneath it: a state directory that is moved or copied, checkpoints
 //! that are away, of others or gone, a disk that takes nothing, a ledger older than its jobs.
 
-#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
-
-mod test_daemon;
-
+use crate::test_daemon::{Outcome, TestDaemon};
 use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, Response};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use test_daemon::{Outcome, TestDaemon};
 
 const REASONING: &str = "checkpoints/reasoning";
 
@@ -599,6 +597,38 @@ fn a_directory_that_turns_unwritable_is_waited_for() {
         (daemon.outcome(&status), status.state),
         (TestDaemon::undisturbed(&[]), State::Succeeded)
     );
+}
+
+/// A limit on the size of the daemon's files is met like a full disk: it refuses a change, and goes
+/// on.
+#[test]
+fn a_limit_on_the_size_of_files_does_not_end_the_daemon() {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let submit = Request::Submit {
+        job: daemon.job(&[]),
+        priority: None,
+        pins: Default::default(),
+        no_reuse: false,
+        hold: true,
+    };
+    let Response::Submitted { job, .. } = daemon.ask(submit) else {
+        panic!("{}", daemon.log());
+    };
+    let pid = Pid::from_raw(daemon.pid() as i32);
+    let limit = Rlimit {
+        current: Some(16),
+        maximum: rustix::process::getrlimit(Resource::Fsize).maximum,
+    };
+    let before = prlimit(pid, Resource::Fsize, limit).unwrap();
+    let resume = || daemon.ask(Request::Resume { job: job.0.clone() });
+    match resume() {
+        Response::Error(error) => assert!(error.message.contains("File too large"), "{error:?}"),
+        other => panic!("{other:?}"),
+    }
+    prlimit(pid, Resource::Fsize, before).unwrap();
+    assert!(matches!(resume(), Response::Resumed { .. }));
+    daemon.wait_succeeded(&job.0);
 }
 
 /// Whoever reads the job's log learns why its steps were done again.

@@ -1,7 +1,6 @@
 //! What a user of the daemon relies on: outputs, the queue, cancelling, honest errors.
 
-mod test_daemon;
-
+use crate::test_daemon::{Outcome, TestDaemon};
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response, SampleSort};
@@ -9,7 +8,6 @@ use r1d_proto::trace::Lane;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use test_daemon::{Outcome, TestDaemon};
 
 #[test]
 fn a_job_leaves_what_it_should() {
@@ -400,20 +398,23 @@ fn a_full_disk_is_waited_for() {
 #[test]
 fn a_file_in_the_sockets_place_is_left_alone() {
     let daemon = TestDaemon::new();
-    let precious = daemon.path("precious.txt");
+    let (precious, dir) = (daemon.path("precious.txt"), daemon.path("precious"));
     fs::write(&precious, "text").unwrap();
-    let refused = daemon
-        .command()
-        .arg("--socket")
-        .arg(&precious)
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    let error = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        error.contains("not a socket") && error.contains("--socket") && !error.contains("panicked"),
-        "{error}"
-    );
+    fs::create_dir(&dir).unwrap();
+    for place in [&precious, &dir] {
+        let refused = daemon.command().arg("--socket").arg(place).output();
+        let refused = refused.unwrap();
+        // EX_CONFIG: a restart would find it there again.
+        assert_eq!(refused.status.code(), Some(78));
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            error.contains("not a socket")
+                && error.contains("--socket")
+                && !error.contains("panicked"),
+            "{error}"
+        );
+    }
+    assert!(dir.is_dir());
     assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
 }
 

@@ -1,13 +1,11 @@
 //! Devices on which workers keep failing: they are taken out, probed and named, and their jobs go
 //! on.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::job::State;
 use r1d_proto::control::node::DeviceStatus;
 use r1d_proto::control::{Request, Response};
 use std::fs;
-use test_daemon::TestDaemon;
 
 const WRONG: &str = "69 r1d-worker: device \"cuda:0\": it computes wrongly";
 
@@ -87,19 +85,23 @@ fn a_job_that_fails_on_a_device_that_is_well_is_the_one_at_fault() {
     daemon.wait_succeeded(&next);
 }
 
-/// A daemon with two devices, one of which a job keeps busy and the other of which fails every job
-/// although its probes go well; returns both.
+/// A daemon with two devices of its CPU, one of which a job keeps busy and the other of which fails
+/// every job although its probes go well; returns both.
 fn with_a_bad_device(daemon: &mut TestDaemon) -> (String, usize) {
-    daemon.devices(&["cuda:0", "cuda:1"]);
+    daemon.devices(&["cpu", "cpu"]);
     daemon.plant("open-1", "hang");
     daemon.start();
     let busy = daemon.submit(daemon.job(&[]));
     let bad = daemon.wait("a device that hangs", |daemon| {
         let opens = fs::read_to_string(daemon.path("faults/open.count")).ok()?;
-        let has = |index| device(daemon, index).job.is_some_and(|job| job.0 == busy);
+        let has = |index| {
+            let status = device(daemon, index);
+            assert_eq!(status.device, format!("cpu:{index}"));
+            status.job.is_some_and(|job| job.0 == busy)
+        };
         (opens == "1").then(|| (0..2).find(|index| !has(*index)))?
     });
-    daemon.plant(&format!("open-on-cuda:{bad}"), "exit 5");
+    daemon.plant(&format!("open-on-cpu:{bad}"), "exit 5");
     (busy, bad)
 }
 
@@ -110,11 +112,18 @@ fn a_job_does_not_return_to_a_device_that_only_work_shows_to_be_broken() {
     let mut daemon = TestDaemon::new();
     let (busy, bad) = with_a_bad_device(&mut daemon);
     let job = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
-    let given_up = format!("cuda:{bad} (idle; workers failed this job there");
+    let given_up = format!("cpu:{bad} (idle; workers failed this job there");
     daemon.wait("the job to wait for the other device", |daemon| {
         let why = daemon.why(&job).waits.pop()?.waits_for;
         why.contains(&given_up).then_some(())
     });
+    let since_s = |daemon: &mut TestDaemon| {
+        let wait = daemon.why(&job).waits.pop()?;
+        (wait.waits_for.contains(&given_up) && wait.since_s > 1.0).then_some(wait.since_s)
+    };
+    let (first, second) = ("the wait's time", "the wait's longer time");
+    let first = daemon.wait(first, since_s);
+    daemon.wait(second, |daemon| (since_s(daemon)? > first).then_some(()));
     daemon.ask(Request::Cancel { job: busy });
     let status = daemon.wait_succeeded(&job);
     let undisturbed = TestDaemon::undisturbed(&[("seed = 11", "seed = 12")]);
@@ -151,4 +160,31 @@ fn a_quarantine_outlives_the_daemon() {
     for job in jobs.iter().chain([&busy]) {
         daemon.wait_succeeded(job);
     }
+}
+
+/// A job on several devices is planned, and never trained on one of them in silence.
+#[test]
+fn a_layout_that_no_worker_can_have_is_planned_and_refused() {
+    let mut daemon = TestDaemon::new();
+    daemon.devices(&["cpu", "cpu"]);
+    daemon.start();
+    let spread = |layout: &str| {
+        let table = format!("[parallel]\n{layout}\n[model]");
+        daemon.job(&[("[model]", &table)])
+    };
+    let refused = daemon.refused(spread("expert = 2"));
+    let wanted = "expert = 2, experts on several devices, is not in this release";
+    assert!(refused.contains(wanted), "{refused}");
+    let job = spread("expert = 2");
+    let pins = Default::default();
+    let Response::Plan(plan) = daemon.ask(Request::Plan { job, pins }) else {
+        panic!("no plan")
+    };
+    assert_eq!(plan.layout.map(|layout| layout.expert), Some(2));
+    assert!(plan.warnings.iter().any(|warning| warning.contains(wanted)));
+    let refused = daemon.refused(spread("data = 3"));
+    assert!(
+        refused.contains("needs 3 devices, and the node has 2 (cpu:0, cpu:1)"),
+        "{refused}"
+    );
 }

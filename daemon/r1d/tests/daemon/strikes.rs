@@ -1,10 +1,8 @@
 //! What a job may do to its daemon, and what becomes of it and of the others.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::job::State;
 use std::fs;
-use test_daemon::TestDaemon;
 
 /// Waits until the worker has been asked to open a model for the nth time.
 fn wait_opening(daemon: &mut TestDaemon, time: u32) {

@@ -1,12 +1,10 @@
 //! What jobs read is read once, and not again by a daemon that starts anew.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use test_daemon::TestDaemon;
 
 /// The token sets of a daemon, with what tells one file from another in its place.
 fn sets(daemon: &TestDaemon) -> BTreeMap<PathBuf, u64> {

@@ -1,10 +1,8 @@
 //! Reward models that a job trains and its rewards ask, PPO and DPO: in real processes, killed and
 //! not.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::{Request, Response, SampleSort};
-use test_daemon::TestDaemon;
 
 const STAGES: &str = r#"
 [data.pairs]

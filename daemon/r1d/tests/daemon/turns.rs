@@ -1,7 +1,6 @@
 //! What users decide about a job that is there: hold, pause, resume, requeue; and whose it is.
 
-mod test_daemon;
-
+use crate::test_daemon::TestDaemon;
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::{JobStatus, JobSummary, State};
 use r1d_proto::control::{Request, Response, SampleSort};
@@ -11,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use test_daemon::TestDaemon;
 
 /// Time that the fake worker takes for a piece of work, so that a job can be caught in a step.
 const SLOW_MS: u32 = 30;
@@ -95,6 +93,15 @@ fn a_job_is_pausing_until_its_step_is_committed() {
     };
     let expected = format!("busy with job {job}, which pauses after step ");
     assert!(why.waits[0].waits_for.contains(&expected), "{why:?}");
+    assert!(daemon.why(&job).pausing && !why.pausing, "{why:?}");
+    // Who has resumed it looks at a queued job, also while the step is in flight.
+    resume(&daemon, &job);
+    let resumed = daemon.try_status(&job).unwrap();
+    assert!(
+        !resumed.pausing && resumed.activity.is_some(),
+        "{resumed:?}"
+    );
+    assert_eq!(resumed.state, State::Queued);
     daemon.ask(Request::Cancel { job: job.clone() });
     let status = wait_put_down(&mut daemon, &job);
     assert!(!status.pausing, "{status:?}");
@@ -260,7 +267,7 @@ fn strangers_see_the_queue_and_touch_nobody_elses_jobs() {
     let child = Command::new(&client)
         .args([
             "--exact",
-            "strangers_see_the_queue_and_touch_nobody_elses_jobs",
+            "turns::strangers_see_the_queue_and_touch_nobody_elses_jobs",
         ])
         .env(SOCKET, &socket)
         .env(OTHERS, &job)

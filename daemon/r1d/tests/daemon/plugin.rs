@@ -1,10 +1,7 @@
 //! `r1d plugin` as a process: what a line of a file gets, and what is refused before any line is
 //! judged.
 
-#[path = "../../rewards/tests/guests/mod.rs"]
-mod guests;
-
-use guests::{Guest, RESULT, component, core, returns, shipped};
+use crate::guests::{Guest, RESULT, component, core, returns, shipped};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,11 +1,9 @@
 //! A job of two models: what the teacher keeps, its student reads with a tokenizer of its own.
 
-mod test_daemon;
-
+use crate::test_daemon::{Outcome, TestDaemon};
 use r1d_proto::control::content::Sample;
 use r1d_proto::control::{Request, Response, SampleSort};
 use std::fs;
-use test_daemon::{Outcome, TestDaemon};
 
 const STUDENT: &str = r#"
 [[stage]]

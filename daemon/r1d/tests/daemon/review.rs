@@ -1,7 +1,6 @@
 //! A job that waits until somebody has looked at what it kept.
 
-mod test_daemon;
-
+use crate::test_daemon::{Outcome, TestDaemon};
 use r1d_proto::control::content::{MadeDataSet, Review};
 use r1d_proto::control::error::ErrorKind;
 use r1d_proto::control::job::{JobStatus, State};
@@ -9,7 +8,6 @@ use r1d_proto::control::{Request, Response};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
-use test_daemon::{Outcome, TestDaemon};
 
 /// Completions are kept, looked at, and trained on.
 const REVIEWED: &str = r#"
