@@ -1,7 +1,7 @@
 """What CONTRIBUTING.md asks of every file and a reader can check without knowing what it does: the
 width of lines, the words of TERMS.md, one meaning for each type's name in a crate and across the
-link, durable files that are written through the store, and modules that do not import each other in
-a circle."""
+link, links that lead to a file, durable files that are written through the store, and modules that
+do not import each other in a circle."""
 
 import collections
 import pathlib
@@ -109,6 +109,25 @@ def test_no_line_is_wider_than_a_page():
     kinds = ("*.rs", "*.md", "*.py", "*.cpp", "*.h", "*.c", "*.cu", "*.cuh", "*.toml", "Makefile", "systemd/*")
     wide = [line for file in tracked(*kinds) for line in too_wide(file)]
     assert not wide, "\n".join(wide)
+
+
+# --- links
+
+# `[words](path)`, the path up to a blank or its fragment.
+LINK = re.compile(r"\]\(<?([^)>\s#]*)")
+FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
+
+
+def test_relative_links_lead_to_files():
+    dead, seen = [], 0
+    for file in tracked("*.md"):
+        for target in LINK.findall(FENCE.sub("", file.read_text())):
+            if target and "://" not in target and not target.startswith("mailto:"):
+                seen += 1
+                if not (file.parent / target).exists():
+                    dead.append(f"{file.relative_to(ROOT)}: {target}")
+    assert seen > 100, "links are found"
+    assert not dead, "\n".join(dead)
 
 
 # --- words
