@@ -4,6 +4,7 @@ use crate::error::JobError;
 use crate::file::setting::by_words;
 use crate::file::{Fields, Kind};
 use r1d_job_macros::{Keys, Read, Write};
+use r1d_parallel::micro_batches::LEAVES;
 use r1d_parallel::{Layout, LayoutError};
 use r1d_proto::worker::{Shard, Transport};
 
@@ -11,9 +12,6 @@ by_words!(Shard, Transport);
 
 /// Most ranks of each kind.
 const FACTOR_MAX: i64 = r1d_parallel::layout::RANKS_MAX as i64;
-
-/// Most devices in layout-independent mode: a step's items are cut into as many leaves.
-pub const LAYOUT_INDEPENDENT_MAX: u64 = 8;
 
 /// How a job is spread over devices of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Keys, Read, Write)]
@@ -86,27 +84,23 @@ impl Parallel {
         }
         if self.layout_independent && !self.devices().is_power_of_two() {
             let devices = self.devices();
+            let larger = devices.next_power_of_two();
+            let fix = match larger / 2 {
+                most if most >= LEAVES as u64 => format!("make it {LEAVES}"),
+                smaller => format!("make it {smaller} or {larger}"),
+            };
             return Err(from.unsound(
                 format!(
                     "layout_independent = true adds gradients along a binary tree, and `data` × \
                      `expert` = {devices} is no power of two"
                 ),
-                format!(
-                    "make it {} or {}, or set layout_independent = false",
-                    devices.next_power_of_two() / 2,
-                    devices.next_power_of_two()
-                ),
+                format!("{fix}, or set layout_independent = false"),
             ));
         }
-        if self.layout_independent && self.devices() > LAYOUT_INDEPENDENT_MAX {
+        if self.layout_independent && self.devices() > LEAVES as u64 {
             return Err(from.unsound(
-                format!(
-                    "layout_independent = true holds on {LAYOUT_INDEPENDENT_MAX} devices at most"
-                ),
-                format!(
-                    "make `data` × `expert` {LAYOUT_INDEPENDENT_MAX}, or set \
-                     layout_independent = false"
-                ),
+                format!("layout_independent = true holds on {LEAVES} devices at most"),
+                format!("make `data` × `expert` {LEAVES}, or set layout_independent = false"),
             ));
         }
         Ok(())

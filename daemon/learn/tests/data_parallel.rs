@@ -11,6 +11,7 @@ use r1d_learn::gang::{Gang, Sharding};
 use r1d_learn::{Critic, LearnError, Trainer};
 use r1d_model::{CausalLm, SequenceClassifier};
 use r1d_parallel::Layout;
+use r1d_parallel::micro_batches::LEAVES;
 use r1d_proto::hyperparameters::{
     self, DpoLossType, DpoObjective, GradientCheckpointing, ImportanceSamplingCorrection,
     ImportanceSamplingMode, Objective, PpoObjective, RouterTraining,
@@ -21,8 +22,6 @@ use r1d_proto::worker::{
 use tch::{Kind, Tensor};
 use tiny::*;
 
-/// Leaves of a step in layout-independent mode.
-const LEAVES: usize = 8;
 /// Tokens of a micro-batch: some leaves need two.
 const BUDGET: u32 = 30;
 /// Every update changes the routers' biases, and has balance losses.

@@ -4,6 +4,9 @@
 
 use std::ops::Range;
 
+/// The micro-batches that a step is cut into, and so the most ranks. Results depend on it.
+pub const LEAVES: usize = 8;
+
 /// A number of ranks or micro-batches that makes no tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {

@@ -8,6 +8,7 @@ use r1d_collectives::in_process;
 use r1d_collectives::open::{Member, OpenError, Transport, open};
 use r1d_learn::gang::{GangSettings, Sharding};
 use r1d_parallel::Layout;
+use r1d_parallel::micro_batches::LEAVES;
 use r1d_proto::worker::{self, Failure, FailureKind, Open, Place, Shard};
 use r1d_torch::runtime;
 use std::time::Duration;
@@ -19,8 +20,6 @@ const MEET_MAX: Duration = Duration::from_secs(60);
 const HOST: &str = "127.0.0.1";
 /// The process group of all ranks, which a stage's trainers share.
 const ALL: &str = "all";
-/// Leaves of a step in layout-independent mode, and so the most ranks: results depend on it.
-const LEAVES: u32 = 8;
 
 /// The ranks of a gang, as one of them sees them.
 pub(crate) struct Gang {
@@ -83,7 +82,7 @@ impl Gang {
         let layout = layout.map_err(|error| invalid(error.to_string()))?;
         let settings = GangSettings {
             sharding: sharding(place.shard)?,
-            leaves: place.layout_independent.then_some(LEAVES as usize),
+            leaves: place.layout_independent.then_some(LEAVES),
             within: Duration::from_millis(place.within_ms),
         };
         r1d_learn::Gang::new(layout, self.all.clone(), settings).map_err(of_learning)
@@ -113,7 +112,7 @@ pub(crate) fn check_built_in(request: &Open, place: Place, device: Device) -> Re
     }
     sharding(place.shard)?;
     let is_independent = place.layout_independent;
-    if is_independent && !(ranks.is_power_of_two() && ranks <= LEAVES) {
+    if is_independent && !(ranks.is_power_of_two() && ranks as usize <= LEAVES) {
         return Err(invalid(format!(
             "[parallel] layout_independent = true is for 1, 2, 4 or 8 devices, not {ranks}: \
              change data = {data}, or set it to false"

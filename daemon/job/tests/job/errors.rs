@@ -363,6 +363,21 @@ fn a_layout_that_cannot_be_names_one_that_can() {
         text.contains("= 6 is no power of two; make it 4 or 8"),
         "{text}"
     );
+    let text = refusal("data = 12\nlayout_independent = true");
+    assert!(
+        text.contains("= 12 is no power of two; make it 8, or"),
+        "{text}"
+    );
+    let text = refusal("data = 16\nlayout_independent = true");
+    assert!(
+        text.contains("holds on 8 devices at most; make `data` × `expert` 8"),
+        "{text}"
+    );
+    let text = refusal("data = 2\nlayout_independent = true");
+    assert!(
+        text.contains("set batch_invariant = true at the top level"),
+        "{text}"
+    );
 
     let fits = |layout: &str, config: &str| {
         let facts = r1d_job::ModelShape::from_config(config).unwrap();
