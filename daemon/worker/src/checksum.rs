@@ -22,7 +22,8 @@ pub(crate) fn of_weights(opened: &Opened) -> Result<f64, Failure> {
     Ok(folded(&sums.map_err(of_the_machine)?))
 }
 
-/// The sum of a tensor's elements, each read as a whole number of its bits.
+/// The sum of a tensor's elements, each read as a whole number of its bits. It is modulo 2 to their
+/// number: a sum in 64 bits would first copy the tensor into them, which takes longer.
 fn of_bits(tensor: &Tensor) -> Result<i64, TchError> {
     let bits = match tensor.kind() {
         Kind::Float => Kind::Int,
@@ -30,7 +31,10 @@ fn of_bits(tensor: &Tensor) -> Result<i64, TchError> {
         _ => Kind::Int16,
     };
     let tensor = tensor.detach();
-    let sum = tensor.f_view_dtype(bits)?.f_sum(Kind::Int64)?;
+    let sum = tensor
+        .f_view_dtype(bits)?
+        .f_sum(bits)?
+        .f_to_kind(Kind::Int64)?;
     i64::try_from(sum)
 }
 
