@@ -201,15 +201,12 @@ impl StatusViews {
         let wanted = record.map_or(1, |record| record.submission.devices);
         let needed = match wanted {
             0 | 1 => "a free device".into(),
+            needed if needed as usize > devices.len() => {
+                format!("{needed} devices, more than `[node] devices` has")
+            }
             needed => format!("{needed} devices that are free at once"),
         };
-        let names = devices.join(", ");
-        match (wanted as usize).checked_sub(devices.len()) {
-            Some(lacking @ 1..) => format!(
-                "{needed}, of which the node lacks {lacking} (`[node] devices` names them): {names}"
-            ),
-            _ => format!("{needed}: {names}"),
-        }
+        format!("{needed}: {}", devices.join(", "))
     }
 
     /// What follows the name of a job that has a device and is pausing.

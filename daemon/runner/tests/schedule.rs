@@ -711,6 +711,31 @@ fn small_jobs_do_not_pass_a_gang_by() {
     assert_eq!(daemon.begun(commands), ["c", "d"]);
 }
 
+/// Devices that one gang keeps are not counted for another that waits behind it.
+#[test]
+fn a_gang_does_not_take_what_an_earlier_one_keeps() {
+    let mut state = submitted(&["busy", "small"]);
+    submit_gang(&mut state, "first", 3);
+    submit_gang(&mut state, "second", 2);
+    let mut daemon = Daemon::new(4, state);
+    let commands = daemon.tell(ScheduleEvent::Held(false));
+    assert_eq!(
+        daemon.begun(commands),
+        ["busy", "small"],
+        "two devices are kept for the first gang, which needs three"
+    );
+    daemon.cancel("busy");
+    let commands = daemon.ended(0, "busy", LifeOutcome::Over);
+    assert_eq!(gathered(&commands, "first"), Some(vec![0, 2, 3]));
+    assert_eq!(daemon.begun(commands), ["first"]);
+    daemon.cancel("small");
+    let commands = daemon.ended(1, "small", LifeOutcome::Over);
+    assert_eq!(gathered(&commands, "second"), None);
+    daemon.cancel("first");
+    let commands = daemon.ended(0, "first", LifeOutcome::Over);
+    assert_eq!(gathered(&commands, "second"), Some(vec![0, 1]));
+}
+
 /// A gang for which devices are missing that cannot be used keeps none from others meanwhile.
 #[test]
 fn a_gang_that_cannot_be_gathered_is_in_nobodys_way() {

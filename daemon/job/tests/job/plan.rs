@@ -612,4 +612,18 @@ fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
     // On a CPU both are the host's, which may get more.
     let warned = check(None, 15_999).unwrap().join("\n");
     assert!(warned.contains("of the host's memory"), "{warned}");
+    // Two CPU devices have it twice.
+    let of_host = plan
+        .iter()
+        .map(|stage| stage.memory_peak + stage.host_memory.get("optimiser").copied().unwrap_or(0));
+    let host = of_host.max().unwrap();
+    let told = |devices| {
+        let room = Room {
+            device: None,
+            host: Some(host),
+        };
+        check_room(&plan, room, devices).unwrap().join("\n")
+    };
+    assert_eq!(told(1), "");
+    assert!(told(2).contains("of the host's memory"), "{}", told(2));
 }

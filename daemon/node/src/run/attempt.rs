@@ -67,7 +67,6 @@ impl Run {
         context.add_stream(tagged(number, heard));
         context.add_stream(tagged(number, verdicts));
         context.add_stream(tagged(number, writing));
-        self.at_fault = 0;
         self.working = Some(Box::new(Attempt {
             epoch,
             machine: Machine::new(plan, known(&record), self.now()),

@@ -197,6 +197,7 @@ impl Run {
             return;
         };
         let number = self.life.number();
+        self.at_fault = 0;
         let (said, heard) = mpsc::channel(REPLIES_MAX);
         // Ranks of this attempt meet nothing that those of an earlier one have left.
         self.meeting = Meeting::new(self.run_context.node.clock.clone());
