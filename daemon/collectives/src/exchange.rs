@@ -43,6 +43,11 @@ impl SharedGroup {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether both are the same group.
+    pub fn is(&self, other: &SharedGroup) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// [`ProcessGroup::all_to_all`] with gradients, which the backward pass brings back under the
     /// name `NAME, backward`, with the same deadline.
     pub fn all_to_all(

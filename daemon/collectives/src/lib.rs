@@ -13,6 +13,7 @@
 //! | [`rendezvous`] | where ranks find each other, and leave word of what failed |
 //! | [`call`] | what a collective is called with, and what ranks tell each other before it |
 //! | [`flight`] | the last calls of a group, and whom a failed one waited for |
+//! | [`watch`] | whom a call waits for that is not over |
 //!
 //! A group is called by one thread, in the same order on all of its ranks, by ranks without rows
 //! too. Each call has a name and a deadline. A call that fails ends its group: the gang's epoch is
@@ -31,7 +32,8 @@ pub mod open;
 pub mod process_group;
 mod shim;
 pub mod sum;
+pub mod watch;
 
 pub use call::Call;
-pub use process_group::{CollectiveError, ProcessGroup, Received};
+pub use process_group::{CollectiveError, ProcessGroup, Received, Traffic};
 pub use r1d_rendezvous as rendezvous;

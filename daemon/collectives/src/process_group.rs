@@ -5,6 +5,7 @@ use crate::bytes;
 use crate::call::{Call, DIMENSIONS_MAX, HEADER_BYTES, Header, Operation, Signature};
 use crate::flight::{Blame, Entry, Recorder, ask_around};
 use crate::rendezvous::{Below, Rendezvous};
+use crate::watch::{Current, Watch};
 use r1d_proto::world::SharedClock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,14 +91,46 @@ pub struct Received {
     pub counts: Vec<i64>,
 }
 
+/// What a rank's calls came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that this rank sent to others, with the headers of its calls.
+    pub sent_bytes: u64,
+    /// Time in calls: that of moving bytes, and of waiting for other ranks.
+    pub time: Duration,
+}
+
+impl Traffic {
+    /// What was added to what it was `before`.
+    pub fn since(self, before: Traffic) -> Traffic {
+        Traffic {
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            time: self.time.saturating_sub(before.time),
+        }
+    }
+}
+
+impl std::ops::Add for Traffic {
+    type Output = Traffic;
+
+    fn add(self, other: Traffic) -> Traffic {
+        Traffic {
+            sent_bytes: self.sent_bytes.saturating_add(other.sent_bytes),
+            time: self.time.saturating_add(other.time),
+        }
+    }
+}
+
 /// The ranks that call collectives together, as one of them sees it.
 pub struct ProcessGroup {
     name: String,
     backend: Box<dyn Backend>,
-    rendezvous: Below,
+    rendezvous: Arc<Below>,
     clock: SharedClock,
     recorder: Recorder,
     sequence: u64,
+    traffic: Traffic,
+    current: Current,
     over: Option<String>,
 }
 
@@ -121,10 +154,12 @@ impl ProcessGroup {
         ProcessGroup {
             name: name.to_owned(),
             backend,
-            rendezvous: Below::new(name, rendezvous),
+            rendezvous: Arc::new(Below::new(name, rendezvous)),
             clock,
             recorder: Recorder::default(),
             sequence: 0,
+            traffic: Traffic::default(),
+            current: Current::default(),
             over: None,
         }
     }
@@ -142,6 +177,23 @@ impl ProcessGroup {
     /// The group's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Looks at this rank's calls from another thread.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            current: self.current.clone(),
+            rendezvous: Arc::clone(&self.rendezvous),
+            clock: self.clock.clone(),
+            rank: self.rank(),
+            size: self.size(),
+            told: None,
+        }
+    }
+
+    /// What this rank's calls have come to so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// The last calls, the newest last.
@@ -333,8 +385,10 @@ impl ProcessGroup {
         }
         self.sequence += 1;
         let signature = Signature::new(self.sequence, call.name, operation, tensor, row);
+        self.traffic.sent_bytes += self.bytes_to_others(operation, tensor, row, rows);
         let now = self.clock.now();
         self.recorder.begin(signature.clone(), now);
+        self.current.begin(signature.clone(), now);
         let until = now + call.within;
         let told = self.tell(&signature, rows, until);
         let headers = match told {
@@ -347,6 +401,7 @@ impl ProcessGroup {
                 until,
             }),
             Some(other_rank) => {
+                self.current.end();
                 self.recorder.end(false, self.clock.now());
                 let error = CollectiveError::Mismatch {
                     group: self.name.clone(),
@@ -358,6 +413,26 @@ impl ProcessGroup {
                 Err(self.end_group(error))
             }
         }
+    }
+
+    /// The bytes that this rank sends to others in a call, with its headers.
+    fn bytes_to_others(
+        &self,
+        operation: Operation,
+        tensor: Option<&Tensor>,
+        row: &[i64],
+        rows: &[i64],
+    ) -> u64 {
+        let (rank, others) = (self.rank(), self.size().saturating_sub(1) as u64);
+        let width = tensor.map_or(0, |tensor| bytes::in_row(row, tensor.kind()));
+        let moved = match operation {
+            Operation::Broadcast { root } if root == rank => others * width as u64,
+            _ => {
+                let to_others = rows.iter().enumerate().filter(|(to, _)| *to != rank);
+                to_others.map(|(_, rows)| (rows * width) as u64).sum()
+            }
+        };
+        moved + others * HEADER_BYTES as u64
     }
 
     /// Exchanges headers with all ranks.
@@ -389,7 +464,8 @@ impl ProcessGroup {
     fn end<T>(&mut self, moved: Result<T, BackendError>) -> Result<T, CollectiveError> {
         match moved {
             Ok(value) => {
-                self.recorder.end(true, self.clock.now());
+                self.current.end();
+                self.traffic.time += self.recorder.end(true, self.clock.now());
                 Ok(value)
             }
             Err(error) => Err(self.failed(error)),
@@ -398,6 +474,7 @@ impl ProcessGroup {
 
     /// Ends the call under way as failed, and finds out whom it waited for.
     fn failed(&mut self, error: BackendError) -> CollectiveError {
+        self.current.end();
         let took = self.recorder.end(false, self.clock.now());
         let Some(call) = self.recorder.entries().last().map(|e| e.signature.clone()) else {
             return self.end_group(CollectiveError::Over {
@@ -408,7 +485,7 @@ impl ProcessGroup {
         let (rank, size) = (self.rank(), self.size());
         let cause = error.to_string();
         let clock = &*self.clock;
-        let blame = ask_around(&self.rendezvous, clock, rank, size, &call, &cause);
+        let blame = ask_around(&*self.rendezvous, clock, rank, size, &call, &cause);
         let error = CollectiveError::Failed {
             group: self.name.clone(),
             rank,

@@ -105,6 +105,8 @@ char *r1d_backward(tensor loss) {
     });
 }
 
+bool r1d_is_recording() { return at::GradMode::is_enabled(); }
+
 // False where the processor cannot.
 bool r1d_set_flush_denormal(bool on) {
     try {

@@ -108,6 +108,11 @@ pub fn set_flush_denormal(on: bool) -> bool {
     unsafe { shim::r1d_set_flush_denormal(on) }
 }
 
+/// Whether operations on this thread are recorded for a backward pass.
+pub fn is_recording() -> bool {
+    unsafe { shim::r1d_is_recording() }
+}
+
 /// Runs `body` in libtorch's inference mode: no autograd records, no version counters, less time
 /// per operation than [`tch::no_grad`]. Tensors made inside can never take part in a backward pass.
 pub fn inference<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {

@@ -49,6 +49,7 @@ unsafe extern "C" {
     pub(crate) fn r1d_on_gradient(tensor: *const C_tensor, reached: extern "C" fn())
     -> *mut c_char;
     pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
+    pub(crate) fn r1d_is_recording() -> bool;
     pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn r1d_inference_leave(guard: *mut c_void);
     pub(crate) fn r1d_global_norm(
