@@ -18,7 +18,7 @@ fn main() -> Result<(), ModelError> {
     };
     let sequences: Vec<Vec<u32>> = serde_json::from_reader(std::io::stdin())
         .map_err(|error| ModelError::Input(format!("standard input: {error}")))?;
-    let scorer = SequenceClassifier::start(&from, 5, Device::Cpu, Kind::Float)?;
+    let scorer = SequenceClassifier::start(&from, 5, None, Device::Cpu, Kind::Float)?;
     let _ = checkpoint::write_directory_atomically(&to, |dir| scorer.save(dir, u64::MAX))?;
     println!("{:?}", scorer.score(&sequences)?);
     Ok(())

@@ -6,6 +6,7 @@ use crate::cache::{Cache, Cached, Chains, Places, each_alone};
 use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
+use crate::expert_group::ExpertGroup;
 use crate::forward::{Context, Noted, Notes, Routing, View};
 use crate::init::{OnDevice, Random, Shared, Unfilled};
 use crate::matmul::Products;
@@ -55,6 +56,18 @@ pub struct CausalLm {
     fp8: bool,
     /// r1d's own kernels for passes over whole sequences ([`CausalLm::use_kernels`]).
     kernels: Option<Arc<TrainKernels>>,
+    /// The ranks that the experts are shared with; `None`: all are here.
+    expert_group: Option<ExpertGroup>,
+}
+
+/// What a model is opened with.
+#[derive(Clone, Default)]
+pub struct Opening {
+    /// The multi-token prediction module, which must exist.
+    pub prediction: bool,
+    /// The ranks that the routed experts are shared with, each of which has some; `None`: all
+    /// experts.
+    pub expert_group: Option<ExpertGroup>,
 }
 
 /// The model's parts, from the builder's tensors.
@@ -115,10 +128,11 @@ impl CausalLm {
     pub(crate) fn assemble(
         config: Config,
         source: &mut dyn Source,
+        expert_group: Option<&ExpertGroup>,
         device: Device,
         kind: Kind,
     ) -> Result<CausalLm> {
-        let mut weights = Builder::new(source, device, kind);
+        let mut weights = Builder::new(source, device, kind).in_group(expert_group.cloned());
         let Parts {
             embed_tokens,
             decoder,
@@ -143,6 +157,7 @@ impl CausalLm {
             prediction_frozen: false,
             fp8: false,
             kernels: None,
+            expert_group: expert_group.cloned(),
         })
     }
 
@@ -150,31 +165,43 @@ impl CausalLm {
     /// index lists, straight from the mapped files to `device` as `kind`. Tensors that are missing,
     /// unexpected, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::load_parts(dir, false, device, kind)
+        CausalLm::open(dir, &Opening::default(), device, kind)
     }
 
     /// Reads a directory like [`Self::load`], with the multi-token prediction module, which must
     /// exist.
     pub fn load_with_prediction(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::load_parts(dir, true, device, kind)
+        let opening = Opening {
+            prediction: true,
+            ..Opening::default()
+        };
+        CausalLm::open(dir, &opening, device, kind)
     }
 
-    fn load_parts(dir: &Path, prediction: bool, device: Device, kind: Kind) -> Result<CausalLm> {
+    /// Reads a directory like [`Self::load`], with or without the multi-token prediction module,
+    /// and a shard of the experts or all.
+    pub fn open(dir: &Path, opening: &Opening, device: Device, kind: Kind) -> Result<CausalLm> {
         let (config, mut shards) = shards::open(dir)?;
         config.refuse_scores()?;
-        let config = if prediction {
+        let config = if opening.prediction {
             config.with_prediction()?
         } else {
             config
         };
         shards.check(&config, Head::Stored)?;
-        CausalLm::assemble(config, &mut shards, device, kind)
+        CausalLm::assemble(
+            config,
+            &mut shards,
+            opening.expert_group.as_ref(),
+            device,
+            kind,
+        )
     }
 
     /// Makes random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a
     /// function of seed and config only.
     pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::init_config(Config::parse(config_json)?, seed, device, kind)
+        CausalLm::init_as(config_json, seed, &Opening::default(), device, kind)
     }
 
     /// Makes random weights like [`Self::init`], with the multi-token prediction module.
@@ -184,21 +211,38 @@ impl CausalLm {
         device: Device,
         kind: Kind,
     ) -> Result<CausalLm> {
-        CausalLm::init_config(
-            Config::parse(config_json)?.with_prediction()?,
-            seed,
-            device,
-            kind,
-        )
+        let opening = Opening {
+            prediction: true,
+            ..Opening::default()
+        };
+        CausalLm::init_as(config_json, seed, &opening, device, kind)
     }
 
-    fn init_config(config: Config, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
+    /// Makes random weights like [`Self::init`], of what the model is opened with; those of a shard
+    /// of the experts are the same as where all are made.
+    pub fn init_as(
+        config_json: &str,
+        seed: u64,
+        opening: &Opening,
+        device: Device,
+        kind: Kind,
+    ) -> Result<CausalLm> {
+        let mut config = Config::parse(config_json)?;
+        if opening.prediction {
+            config = config.with_prediction()?;
+        }
         config.refuse_scores()?;
         let mut random = Random {
             seed,
             standard_deviation: config.initializer_range,
         };
-        CausalLm::assemble(config, &mut random, device, kind)
+        CausalLm::assemble(
+            config,
+            &mut random,
+            opening.expert_group.as_ref(),
+            device,
+            kind,
+        )
     }
 
     /// Makes random weights like [`Self::init`], but by the device's own generator, for
@@ -210,7 +254,7 @@ impl CausalLm {
             device,
             standard_deviation: config.initializer_range,
         };
-        CausalLm::assemble(config, &mut random, device, kind)
+        CausalLm::assemble(config, &mut random, None, device, kind)
     }
 
     /// A model with the same weights in its own storage, whose weights need no gradients at first.
@@ -218,23 +262,38 @@ impl CausalLm {
     /// shared.
     pub fn deep_copy(&self) -> Result<CausalLm> {
         let Some(lora) = &self.lora else {
-            let mut copy =
-                CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
+            let mut copy = self.assembled_like(self.config.clone(), &mut Unfilled)?;
             copy.copy_from(self)?;
             copy.fp8 = self.fp8;
             copy.kernels = self.kernels.clone();
             return Ok(copy);
         };
-        let mut copy = CausalLm::assemble(
-            self.config.clone(),
-            &mut Shared(self.weights.iter()),
-            self.device,
-            self.kind,
-        )?;
+        let mut source = Shared(self.weights.iter());
+        let mut copy = self.assembled_like(self.config.clone(), &mut source)?;
         copy.lora = Some(lora.copy()?);
         copy.fp8 = self.fp8;
         copy.kernels = self.kernels.clone();
         Ok(copy)
+    }
+
+    /// A model in the same place, with the same shard of the experts.
+    pub(crate) fn assembled_like(
+        &self,
+        config: Config,
+        source: &mut dyn Source,
+    ) -> Result<CausalLm> {
+        CausalLm::assemble(
+            config,
+            source,
+            self.expert_group.as_ref(),
+            self.device,
+            self.kind,
+        )
+    }
+
+    /// The ranks that the experts are shared with; `None` if all are here.
+    pub fn expert_group(&self) -> Option<&ExpertGroup> {
+        self.expert_group.as_ref()
     }
 
     /// Copies weights and buffers of `other`, a model of the same shape, into this model's own
@@ -494,6 +553,7 @@ impl CausalLm {
         check_cache(cache, options)?;
         let chains = each_alone(slots);
         let (ids, context) = self.packed(batch, Some((cache, &chains)), options)?;
+        self.begin_pass()?;
         self.run(&ids, &context)
     }
 
@@ -509,6 +569,7 @@ impl CausalLm {
         check_cache(cache, options)?;
         let chains: Vec<_> = pages.iter().map(|pages| vec![pages.clone()]).collect();
         let (ids, context) = self.packed(batch, Some((cache, &chains)), options)?;
+        self.begin_pass()?;
         self.run(&ids, &context)
     }
 
@@ -579,6 +640,7 @@ impl CausalLm {
         let routing = Routing {
             forced,
             tokens,
+            stands_by: options.stands_by,
             ..Routing::default()
         };
         Ok((
@@ -629,6 +691,7 @@ impl CausalLm {
         self.check_forced(ids.size1()?, options)?;
         let (ids, mut context) = self.step(ids, places, cache, options)?;
         context.routing.record = options.record_experts;
+        self.begin_pass()?;
         self.run(&ids, &context)
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with a model. Each message names the file, tensor or field to correct.
 
+use r1d_collectives::CollectiveError;
+use r1d_collectives::exchange::ExchangeError;
 use r1d_shape::{ShapeError, WeightsError};
 use std::path::{Path, PathBuf};
 
@@ -66,6 +68,21 @@ pub enum ModelError {
     /// One of r1d's own kernels on a GPU failed.
     #[error(transparent)]
     GpuKernel(#[from] r1d_kernels::KernelError),
+    /// An exchange with the ranks that have the other experts failed: the gang's epoch is over.
+    #[error(transparent)]
+    Exchange(Box<ExchangeError>),
+}
+
+impl From<ExchangeError> for ModelError {
+    fn from(error: ExchangeError) -> ModelError {
+        ModelError::Exchange(Box::new(error))
+    }
+}
+
+impl From<CollectiveError> for ModelError {
+    fn from(error: CollectiveError) -> ModelError {
+        ExchangeError::from(error).into()
+    }
 }
 
 /// The origin of an error, which decides whether a fresh process may get further.
@@ -89,7 +106,8 @@ impl ModelError {
             ModelError::Torch(_)
             | ModelError::Shim(_)
             | ModelError::Kernel(_)
-            | ModelError::GpuKernel(_) => Fault::Machine,
+            | ModelError::GpuKernel(_)
+            | ModelError::Exchange(_) => Fault::Machine,
             ModelError::Shape(error) => of_shape(error),
             ModelError::Weights(WeightsError::Io { source, .. }) => of_io(source),
             ModelError::Weights(WeightsError::Missing { .. } | WeightsError::Wrong { .. })

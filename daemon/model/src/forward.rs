@@ -51,6 +51,8 @@ pub(crate) struct Routing {
     pub balance: Option<(Tensor, AuxLoss)>,
     /// Number of real tokens: a batch-invariant pass may have padding behind them.
     pub tokens: i64,
+    /// Whether no token of the pass goes to an expert ([`crate::Forward::stands_by`]).
+    pub stands_by: bool,
 }
 
 /// What a block notes of its routing; empty if it is dense.

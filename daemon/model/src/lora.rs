@@ -7,13 +7,15 @@ use crate::checkpoint::file_sink::{FileSink, Folder};
 use crate::checkpoint::shards::Shards;
 use crate::checkpoint::tensors::put_tensors;
 use crate::error::{ModelError, Result};
+use crate::expert_group::ExpertGroup;
 use crate::init::Random;
 use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight};
 use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use tch::Tensor;
 
 /// The file of an adapter's settings, whose existence makes a directory an adapter's.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
@@ -145,7 +147,7 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
 /// The experts' layers, one module for all experts of a layer.
 fn expert_modules(model: &CausalLm) -> impl Iterator<Item = Module<'_>> {
     let pieces = model.weights().iter().flat_map(|weight| {
-        let first = |piece: &&Piece| piece.expert() == Some(0);
+        let first = |piece: &&Piece| piece.is_first();
         weight
             .pieces
             .iter()
@@ -153,7 +155,8 @@ fn expert_modules(model: &CausalLm) -> impl Iterator<Item = Module<'_>> {
             .map(move |piece| (weight, piece))
     });
     pieces.filter_map(|(weight, piece)| {
-        let (layer, name) = piece.name.strip_suffix(".weight")?.rsplit_once(".0.")?;
+        let (numbered, name) = piece.name.strip_suffix(".weight")?.rsplit_once('.')?;
+        let (layer, _) = numbered.rsplit_once('.')?;
         Some(Module {
             name: format!("{layer}.{name}"),
             weight,
@@ -171,7 +174,8 @@ impl Lora {
         scale: f64,
         source: &mut dyn Source,
     ) -> Result<Lora> {
-        let mut builder = Builder::new(source, model.device(), model.kind());
+        let mut builder = Builder::new(source, model.device(), model.kind())
+            .in_group(model.expert_group().cloned());
         let mut adapters: HashMap<usize, Vec<Adapter>> = HashMap::new();
         let rank = spec.r;
         for module in chosen {
@@ -225,7 +229,8 @@ fn build_of_matrix(builder: &mut Builder, module: &Module<'_>, rank: i64) -> Res
 /// Builds A and B of all experts' matrices of one name, stacked; on disk each expert has its own.
 fn build_of_experts(builder: &mut Builder, module: &Module<'_>, rank: i64) -> Result<()> {
     let (layer, name) = module.split();
-    let (prefix, experts) = (format!("{PREFIX}{layer}"), module.weight.shape[0]);
+    let ranks = builder.expert_group().map_or(1, ExpertGroup::ranks);
+    let (prefix, experts) = (format!("{PREFIX}{layer}"), module.weight.shape[0] * ranks);
     let [rows, columns] = module.piece.shape[..] else {
         return Err(ModelError::Input(format!("`{}` is no matrix", module.name)));
     };
@@ -305,8 +310,8 @@ impl CausalLm {
                 .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)))
         };
         pieces().try_for_each(|(_, piece)| shards.find(piece))?;
-        let is_own = |name: &str| pieces().any(|(_, piece)| piece.name == name);
-        shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
+        let names = names(own, self.expert_group());
+        shards.refuse_others(|name| names.contains(name) || name.ends_with(FROZEN_HEAD))?;
         tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
 
@@ -317,13 +322,8 @@ impl CausalLm {
         let has = |module: &&Module<'_>| shards.holds(&module.first_on_disk());
         let chosen: Vec<_> = all.iter().filter(has).collect();
         let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
-        let is_own = |name: &str| {
-            lora.weights
-                .iter()
-                .flat_map(|weight| &weight.pieces)
-                .any(|piece| piece.name == name)
-        };
-        shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
+        let names = names(&lora.weights, self.expert_group());
+        shards.refuse_others(|name| names.contains(name) || name.ends_with(FROZEN_HEAD))?;
         Ok(lora)
     }
 
@@ -337,7 +337,8 @@ impl CausalLm {
         self.put_adapter(&mut Folder::of(dir), Path::new(""), base_model)
     }
 
-    /// Puts the files that [`Self::save_adapter`] writes into the folder `within` of a sink.
+    /// Puts the files that [`Self::save_adapter`] writes into the folder `within` of a sink. Where
+    /// ranks share the experts, all of an expert group call it, and the first puts the files.
     pub fn put_adapter(
         &self,
         sink: &mut dyn FileSink,
@@ -347,22 +348,78 @@ impl CausalLm {
         let Some(lora) = self.lora() else {
             return Err(ModelError::Input("the model has no adapter to save".into()));
         };
+        let group = self.expert_group();
+        let mut tensors = Vec::new();
+        for weight in &lora.weights {
+            let is_of_experts = weight.pieces.iter().any(|piece| piece.expert().is_some());
+            tensors.extend(tch::no_grad(|| match group.filter(|_| is_of_experts) {
+                Some(group) => of_all_experts(weight, group),
+                None => read(weight),
+            })?);
+        }
+        if group.is_some_and(|group| group.rank() > 0) {
+            return Ok(());
+        }
         let text =
             serde_json::to_string_pretty(&Written::new(lora, base_model)).unwrap_or_default();
         sink.put_file(&within.join(ADAPTER_CONFIG_FILE), (text + "\n").as_bytes())?;
-        let pieces = lora
-            .weights
-            .iter()
-            .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
-        let tensors = pieces.map(|(weight, piece)| {
-            Ok((
-                piece.name.clone(),
-                tch::no_grad(|| piece.read(&weight.tensor))?,
-            ))
-        });
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
         put_tensors(sink, &within.join(ADAPTER_FILE), &tensors)
     }
+}
+
+/// The tensors of a weight of adapters, as they are on disk.
+fn read(weight: &Weight) -> Result<Vec<(String, Tensor)>> {
+    let read = |piece: &Piece| Ok((piece.name.clone(), piece.read(&weight.tensor)?));
+    weight.pieces.iter().map(read).collect()
+}
+
+/// The pieces of a weight of adapters as the rank `rank` of the group has them, where this rank has
+/// those of its own experts.
+fn pieces_of<'a>(
+    weight: &'a Weight,
+    group: &ExpertGroup,
+    rank: i64,
+) -> impl Iterator<Item = Piece> + 'a {
+    let away = (rank - group.rank()) * weight.shape[0];
+    let of_rank = move |piece: &Piece| match piece.expert() {
+        Some(expert) => piece.of_expert(expert + away),
+        None => piece.clone(),
+    };
+    weight.pieces.iter().map(of_rank)
+}
+
+/// The tensors of a weight of adapters of which each rank of the group has its experts'; none on
+/// any rank but the first.
+fn of_all_experts(weight: &Weight, group: &ExpertGroup) -> Result<Vec<(String, Tensor)>> {
+    let whole = group.gathered("adapters", &weight.tensor)?;
+    let mut tensors = Vec::new();
+    if group.rank() > 0 {
+        return Ok(tensors);
+    }
+    for (rank, stack) in (0..group.ranks()).zip(whole.f_split(weight.shape[0], 0)?) {
+        for piece in pieces_of(weight, group, rank) {
+            tensors.push((piece.name.clone(), piece.read(&stack)?));
+        }
+    }
+    Ok(tensors)
+}
+
+/// The names on disk of adapters, also of experts that other ranks have.
+fn names(weights: &[Weight], group: Option<&ExpertGroup>) -> HashSet<String> {
+    let of_weight = |weight: &Weight| -> Vec<String> {
+        match group {
+            Some(group) => (0..group.ranks())
+                .flat_map(|rank| pieces_of(weight, group, rank))
+                .map(|piece| piece.name)
+                .collect(),
+            None => weight
+                .pieces
+                .iter()
+                .map(|piece| piece.name.clone())
+                .collect(),
+        }
+    };
+    weights.iter().flat_map(of_weight).collect()
 }
 
 fn known(modules: &[Module<'_>]) -> String {

@@ -4,6 +4,7 @@
 use crate::attention::gather_rows;
 use crate::dispatch::{self, Dispatch};
 use crate::error::Result;
+use crate::expert_group::{Arrived, ExpertGroup};
 use crate::forward::{Context, Notes};
 use crate::fused;
 use crate::matmul::Products;
@@ -24,6 +25,8 @@ pub(crate) struct Moe {
     shared: Option<SwiGlu>,
     /// Number of MoE layers before this one.
     moe_layer: i64,
+    /// The ranks that the experts are shared with; `None`: all are here.
+    group: Option<ExpertGroup>,
 }
 
 impl Moe {
@@ -61,6 +64,7 @@ impl Moe {
             experts,
             shared,
             moe_layer,
+            group: weights.expert_group().cloned(),
         })
     }
 
@@ -79,6 +83,9 @@ impl Moe {
         let Context {
             products, routing, ..
         } = context;
+        if routing.stands_by {
+            return Ok((self.stand_by(x, context)?, Notes::default()));
+        }
         let scores = self
             .router
             .scores(x, *products, context.kernels.is_some())?;
@@ -92,12 +99,52 @@ impl Moe {
         let gates = self.router.rule.gates(&scores, &chosen)?;
         let dispatch = tch::no_grad(|| Dispatch::new(&chosen, self.router.rule.experts))?;
         let notes = routing.notes(&self.router.rule, &scores, &chosen, &dispatch.ends)?;
-        let routed = self.experts.forward(x, &dispatch, &gates, *products)?;
+        let routed = match &self.group {
+            Some(group) => self.exchanged(group, x, &dispatch, &gates, *products)?,
+            None => self.experts.forward(x, &dispatch, &gates, *products)?,
+        };
         let output = match &self.shared {
             Some(shared) => routed.f_add(&shared.forward(x, context)?)?,
             None => routed,
         };
         Ok((output, notes))
+    }
+
+    /// Computes the routed experts' part where their ranks are several.
+    fn exchanged(
+        &self,
+        group: &ExpertGroup,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        gates: &Tensor,
+        products: Products,
+    ) -> Result<Tensor> {
+        let rows = gather_rows(x, &dispatch.token)?;
+        let arrived = group.dispatch(self.moe_layer, &rows, dispatch)?;
+        let outputs = self.experts.of_arrived(&arrived, products)?;
+        let outputs = group.combine(self.moe_layer, &outputs, &arrived)?;
+        weighed(&outputs, &dispatch.place, gates, products)
+    }
+
+    /// Takes part in the exchanges of a pass for which this rank has no tokens. Returns the shared
+    /// experts' part of `x`, on which the routed experts of other ranks' tokens depend by gradients
+    /// of 0.
+    fn stand_by(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let output = match &self.shared {
+            Some(shared) => shared.forward(x, context)?,
+            None => x.f_zeros_like()?,
+        };
+        let Some(group) = &self.group else {
+            return Ok(output);
+        };
+        let rule = &self.router.rule;
+        let nothing = Tensor::f_zeros([0, rule.experts_per_token], (Kind::Int64, x.device()))?;
+        let dispatch = tch::no_grad(|| Dispatch::new(&nothing, rule.experts))?;
+        let arrived = group.dispatch(self.moe_layer, &x.f_narrow(0, 0, 0)?, &dispatch)?;
+        let outputs = self.experts.of_arrived(&arrived, context.products)?;
+        let back = group.combine(self.moe_layer, &outputs, &arrived)?;
+        let none = back.f_sum(back.kind())?;
+        Ok(output.f_add(&none)?)
     }
 
     /// r1d's own kernels, where they know the sizes.
@@ -111,7 +158,7 @@ impl Moe {
         let knows = TrainKernels::takes_experts(rule.experts, rule.experts_per_token, hidden)
             && intermediate % 8 == 0
             && self.experts.grouped_product_takes(x, context.products);
-        Ok(context.kernels.filter(|_| knows))
+        Ok(context.kernels.filter(|_| knows && self.group.is_none()))
     }
 
     /// Computes the same by kernels that read and write each pair's row once between the products.
@@ -201,19 +248,34 @@ impl Experts {
         gates: &Tensor,
         products: Products,
     ) -> Result<Tensor> {
-        let invariant = products.tiled();
-        let (tokens, per_token) = gates.size2()?;
-        let (outputs, place) = if !invariant && self.grouped_product_takes(x, products) {
-            self.grouped(x, dispatch, products)?
+        let (outputs, place) = self.outputs(x, dispatch, 0, products)?;
+        weighed(&outputs, &place, gates, products)
+    }
+
+    /// Computes E(row) of rows that came from their tokens' ranks: `[R, hidden]`, in their order.
+    fn of_arrived(&self, arrived: &Arrived, products: Products) -> Result<Tensor> {
+        if arrived.rows.size()[0] == 0 {
+            return Ok(arrived.rows.shallow_clone());
+        }
+        let experts = self.gate_up.size()[0];
+        let dispatch = tch::no_grad(|| Dispatch::new(&arrived.expert, experts))?;
+        let (outputs, place) = self.outputs(&arrived.rows, &dispatch, arrived.busiest, products)?;
+        gather_rows(&outputs, &place)
+    }
+
+    /// Computes the outputs of all pairs. Returns them, and each pair's place among them. Where an
+    /// expert's rows are padded, it is to as many as the busiest has, `busiest` at least.
+    fn outputs(
+        &self,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        busiest: i64,
+        products: Products,
+    ) -> Result<(Tensor, Tensor)> {
+        if !products.tiled() && self.grouped_product_takes(x, products) {
+            self.grouped(x, dispatch, products)
         } else {
-            self.padded(x, dispatch, products)?
-        };
-        let outputs = gather_rows(&outputs, &place)?.f_view([tokens, per_token, -1])?;
-        let gates = gates.f_to_kind(x.kind())?;
-        if invariant {
-            in_order(&gates, &outputs)
-        } else {
-            Ok(gates.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?)
+            self.padded(x, dispatch, busiest, products)
         }
     }
 
@@ -250,6 +312,7 @@ impl Experts {
         &self,
         x: &Tensor,
         dispatch: &Dispatch,
+        busiest: i64,
         products: Products,
     ) -> Result<(Tensor, Tensor)> {
         let invariant = products.tiled();
@@ -257,7 +320,8 @@ impl Experts {
         let (token, place, rows) =
             tch::no_grad(|| -> Result<_> {
                 let starts = dispatch::starts(&dispatch.ends)?;
-                let busiest = i64::try_from(dispatch::load(&dispatch.ends)?.f_max()?)?;
+                let load = dispatch::load(&dispatch.ends)?;
+                let busiest = i64::try_from(load.f_max()?)?.max(busiest);
                 let rows = if invariant {
                     whole_tiles(busiest, TILE_ROWS)
                 } else {
@@ -285,6 +349,18 @@ impl Experts {
         let tiles = inputs.f_split(if invariant { TILE_ROWS } else { rows }, 1)?;
         let outputs = joined(tiles.iter().map(run).collect::<Result<_>>()?, 1)?;
         Ok((outputs.f_view([experts * rows, hidden])?, place))
+    }
+}
+
+/// Computes Σ_k gates[t, k] · outputs[place[t · K + k]]: the outputs of pairs, `[P, D]` → `[T, D]`.
+fn weighed(outputs: &Tensor, place: &Tensor, gates: &Tensor, products: Products) -> Result<Tensor> {
+    let (tokens, per_token) = gates.size2()?;
+    let outputs = gather_rows(outputs, place)?.f_view([tokens, per_token, -1])?;
+    let gates = gates.f_to_kind(outputs.kind())?;
+    if products.tiled() {
+        in_order(&gates, &outputs)
+    } else {
+        Ok(gates.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?)
     }
 }
 

@@ -133,6 +133,10 @@ pub struct Forward<'a> {
     pub count_experts: bool,
     /// Weights of the losses in [`Output::aux_loss`], which is not returned if both are 0.
     pub aux_loss: AuxLoss,
+    /// Whether this rank of an expert group has no tokens for the pass, and goes through it only
+    /// because others have: the batch is any token, none goes to an expert, and the output is of no
+    /// use, but its gradients have to be asked for where the others' are.
+    pub stands_by: bool,
 }
 
 /// Weights of the losses that keep the experts' load even.

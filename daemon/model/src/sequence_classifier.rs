@@ -6,6 +6,7 @@ use crate::causal_lm::CausalLm;
 use crate::checkpoint;
 use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
+use crate::expert_group::ExpertGroup;
 use crate::init::Random;
 use crate::packed::{Forward, Packed};
 use crate::weights::{Piece, Source};
@@ -44,23 +45,30 @@ impl SequenceClassifier {
             }
             .into());
         }
-        SequenceClassifier::read(config, &mut shards, None, device, kind)
+        SequenceClassifier::read(config, &mut shards, None, None, (device, kind))
     }
 
     /// Reads a directory like [`Self::open`]. If it has no scalar head, a fresh one is made,
     /// Normal(0, `initializer_range`²) by `seed`.
-    pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<SequenceClassifier> {
+    pub fn start(
+        dir: &Path,
+        seed: u64,
+        expert_group: Option<&ExpertGroup>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<SequenceClassifier> {
         let (config, mut shards) = checkpoint::shards::open(dir)?;
         let fresh = (!config.scores).then_some(seed);
-        SequenceClassifier::read(config.with_score(), &mut shards, fresh, device, kind)
+        let config = config.with_score();
+        SequenceClassifier::read(config, &mut shards, fresh, expert_group, (device, kind))
     }
 
     fn read(
         config: Config,
         shards: &mut Shards,
         fresh: Option<u64>,
-        device: Device,
-        kind: Kind,
+        expert_group: Option<&ExpertGroup>,
+        (device, kind): (Device, Kind),
     ) -> Result<SequenceClassifier> {
         shards.check(
             &config,
@@ -81,6 +89,7 @@ impl SequenceClassifier {
         Ok(SequenceClassifier::of(CausalLm::assemble(
             config,
             &mut source,
+            expert_group,
             device,
             kind,
         )?))
@@ -90,6 +99,7 @@ impl SequenceClassifier {
     pub fn init(
         config_json: &str,
         seed: u64,
+        expert_group: Option<&ExpertGroup>,
         device: Device,
         kind: Kind,
     ) -> Result<SequenceClassifier> {
@@ -101,6 +111,7 @@ impl SequenceClassifier {
         Ok(SequenceClassifier::of(CausalLm::assemble(
             config,
             &mut random,
+            expert_group,
             device,
             kind,
         )?))
@@ -113,7 +124,7 @@ impl SequenceClassifier {
             seed,
             standard_deviation: config.initializer_range,
         });
-        let scorer = CausalLm::assemble(config, &mut source, model.device(), model.kind())?;
+        let scorer = model.assembled_like(config, &mut source)?;
         tch::no_grad(|| {
             for weight in scorer
                 .weights()

@@ -7,6 +7,7 @@
 //! `build` makes.
 
 use crate::error::{ModelError, Result};
+use crate::expert_group::ExpertGroup;
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
@@ -29,10 +30,19 @@ pub(crate) struct Piece {
     pub name: String,
     pub shape: Vec<i64>,
     pub initial: Initial,
-    expert: Option<i64>,
+    expert: Option<Expert>,
     start: i64,
     /// Row i in memory is row `order[i]` on disk.
     order: Option<Vec<i64>>,
+}
+
+/// The expert that a piece is of.
+#[derive(Clone, Copy, Debug)]
+struct Expert {
+    /// Its number among all of its layer.
+    number: i64,
+    /// Its layer in the stack, in which a rank has its own experts.
+    at: i64,
 }
 
 /// Bytes on disk that are copied at a time.
@@ -88,14 +98,36 @@ impl Piece {
     /// piece's own or one with a layer for each of the same experts.
     pub(crate) fn layer(&self, stack: &Tensor) -> Result<Tensor> {
         Ok(match self.expert {
-            Some(expert) => stack.f_select(0, expert)?,
+            Some(Expert { at, .. }) => stack.f_select(0, at)?,
             None => stack.shallow_clone(),
         })
     }
 
-    /// The expert whose matrix it is; `None` if it is no expert's.
+    /// The number of the expert whose matrix it is; `None` if it is no expert's.
     pub(crate) fn expert(&self) -> Option<i64> {
-        self.expert
+        self.expert.map(|expert| expert.number)
+    }
+
+    /// Whether it is the first of its stack.
+    pub(crate) fn is_first(&self) -> bool {
+        self.expert.is_some_and(|expert| expert.at == 0)
+    }
+
+    /// The same matrix of the expert `number`, of whose stack it has the same layer.
+    pub(crate) fn of_expert(&self, number: i64) -> Piece {
+        let part = |expert: i64| format!(".experts.{expert}.");
+        let (name, expert) = match self.expert {
+            Some(own) => {
+                let name = self.name.replacen(&part(own.number), &part(number), 1);
+                (name, Some(Expert { number, ..own }))
+            }
+            None => (self.name.clone(), None),
+        };
+        Piece {
+            name,
+            expert,
+            ..self.clone()
+        }
     }
 
     /// The order of the rows: row i in memory is row `order[i]` on disk.
@@ -225,6 +257,8 @@ pub(crate) struct Builder<'a> {
     source: Option<&'a mut dyn Source>,
     device: Device,
     kind: Kind,
+    /// The ranks that the experts are shared with; `None`: all are here.
+    expert_group: Option<ExpertGroup>,
     pub weights: Vec<Weight>,
 }
 
@@ -234,8 +268,22 @@ impl<'a> Builder<'a> {
             source: Some(source),
             device,
             kind,
+            expert_group: None,
             weights: Vec::new(),
         }
+    }
+
+    /// Collects only this rank's shard of the experts.
+    pub(crate) fn in_group(self, expert_group: Option<ExpertGroup>) -> Builder<'a> {
+        Builder {
+            expert_group,
+            ..self
+        }
+    }
+
+    /// The ranks that the experts are shared with.
+    pub(crate) fn expert_group(&self) -> Option<&ExpertGroup> {
+        self.expert_group.as_ref()
     }
 
     pub(crate) fn counting() -> Builder<'static> {
@@ -243,6 +291,7 @@ impl<'a> Builder<'a> {
             source: None,
             device: Device::Cpu,
             kind: Kind::Float,
+            expert_group: None,
             weights: Vec::new(),
         }
     }
@@ -384,7 +433,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}`
-    /// `[experts, rows, columns]`.
+    /// `[experts, rows, columns]`: all of a layer's `experts`, or this rank's shard of them.
     pub(crate) fn experts(
         &mut self,
         prefix: &str,
@@ -395,15 +444,23 @@ impl<'a> Builder<'a> {
         initial: Initial,
     ) -> Result<Tensor> {
         let height = rows.iter().map(|r| r.count).sum();
-        let mut pieces = Vec::with_capacity(experts as usize * rows.len());
-        for expert in 0..experts {
+        let shard = match &self.expert_group {
+            Some(group) => group.shard(experts)?,
+            None => 0..experts,
+        };
+        let own = shard.end - shard.start;
+        let mut pieces = Vec::with_capacity(own as usize * rows.len());
+        for expert in shard.clone() {
             let mut start = 0;
             for row in rows {
                 pieces.push(Piece {
                     name: format!("{prefix}.{expert}.{}.weight", row.name),
                     shape: vec![row.count, columns],
                     initial,
-                    expert: Some(expert),
+                    expert: Some(Expert {
+                        number: expert,
+                        at: expert - shard.start,
+                    }),
                     start,
                     order: None,
                 });
@@ -412,7 +469,7 @@ impl<'a> Builder<'a> {
         }
         self.add(
             format!("{prefix}.{name}"),
-            vec![experts, height, columns],
+            vec![own, height, columns],
             pieces,
             true,
             false,

@@ -14,6 +14,7 @@ const INVARIANT: Forward = Forward {
     record_experts: false,
     count_experts: false,
     aux_loss: AuxLoss::NONE,
+    stands_by: false,
 };
 
 fn models() -> Vec<(&'static str, CausalLm)> {

@@ -17,6 +17,7 @@ const RECORD: Forward = Forward {
     record_experts: true,
     count_experts: true,
     aux_loss: AuxLoss::NONE,
+    stands_by: false,
 };
 
 #[test]

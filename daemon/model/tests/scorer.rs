@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 fn start(name: &str) -> SequenceClassifier {
     r1d_torch::runtime::set_threads(1).unwrap();
-    SequenceClassifier::start(&dir(name), 5, Device::Cpu, Kind::Float).unwrap()
+    SequenceClassifier::start(&dir(name), 5, None, Device::Cpu, Kind::Float).unwrap()
 }
 
 fn sequences() -> Vec<Vec<u32>> {
@@ -69,7 +69,8 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
         let saved = tempfile::tempdir().unwrap();
         scorer.save(saved.path(), u64::MAX).unwrap();
         let opened = SequenceClassifier::open(saved.path(), Device::Cpu, Kind::Float).unwrap();
-        let again = SequenceClassifier::start(saved.path(), 99, Device::Cpu, Kind::Float).unwrap();
+        let again =
+            SequenceClassifier::start(saved.path(), 99, None, Device::Cpu, Kind::Float).unwrap();
         let copied = scorer.deep_copy().unwrap();
         let over = SequenceClassifier::over(&load(name, Kind::Float), 5).unwrap();
         let other_seed = SequenceClassifier::over(&load(name, Kind::Float), 6).unwrap();
@@ -122,7 +123,8 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
 fn a_head_is_float32_whatever_the_trunk_is() {
     for name in ["deepseek-v3-yarn", "qwen2"] {
         r1d_torch::runtime::set_threads(1).unwrap();
-        let scorer = SequenceClassifier::start(&dir(name), 5, Device::Cpu, Kind::BFloat16).unwrap();
+        let scorer =
+            SequenceClassifier::start(&dir(name), 5, None, Device::Cpu, Kind::BFloat16).unwrap();
         let hidden = Tensor::linspace(
             -1.0,
             1.0,
@@ -210,6 +212,7 @@ fn padding_at_the_end_is_not_scored() {
         SequenceClassifier::init(
             &Value::Object(fields).to_string(),
             3,
+            None,
             Device::Cpu,
             Kind::Float,
         )

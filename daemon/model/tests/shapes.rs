@@ -62,7 +62,7 @@ fn assert_listed(name: &str, change: Value) {
     };
     let model = CausalLm::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(save(&model), listed(&config), "{case}");
-    let scorer = SequenceClassifier::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
+    let scorer = SequenceClassifier::init(&json, 1, None, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(
         save(scorer.model()),
         listed(&config.clone().with_score()),

@@ -324,7 +324,7 @@ impl Run<'_> {
             let started = span("prefill", || self.turn_over(&mut schedule, &ended))?;
             if self.rows.is_empty() {
                 self.count.preemptions = schedule.preemptions();
-                return Ok(());
+                return Ok(self.model.stand_by(&self.options)?);
             }
             self.draw_first(&started)?;
             if self.speculative {

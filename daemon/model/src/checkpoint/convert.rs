@@ -49,6 +49,7 @@ pub fn convert(
     let weights = weights_of(&config)?;
     export::put_directory(
         (&config, &weights),
+        (0, 1),
         kind,
         (&mut Folder::of(to), Path::new("")),
         shard_bytes,

@@ -2,19 +2,19 @@
 
 use super::file_sink::{FileSink, Folder};
 use super::tensors::{byte_count, put_tensors};
-use crate::causal_lm::CausalLm;
+use crate::causal_lm::{CausalLm, weights_of};
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Weight};
 use r1d_shape::{Config, EMBEDDING, HEAD};
 use r1d_shape::{INDEX_FILE, SINGLE_FILE};
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// A tensor of a file, before it is read from the weight that contains it.
 struct Part<'a> {
     name: String,
-    weight: &'a Weight,
     piece: &'a Piece,
     bytes: u64,
 }
@@ -60,8 +60,17 @@ impl CausalLm {
                 Ok(read)
             })
         };
-        let (config, weights) = (&self.config, self.weights());
-        put_directory((config, weights), kind, (sink, within), shard_bytes, &read)
+        let owner = self
+            .expert_group()
+            .map(|group| (group.rank(), group.ranks()));
+        put_directory(
+            (&self.config, self.weights()),
+            owner.unwrap_or((0, 1)),
+            kind,
+            (sink, within),
+            shard_bytes,
+            &read,
+        )
     }
 }
 
@@ -76,37 +85,60 @@ pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
 }
 
 /// Puts config.json, and the weights with the trained ones in `kind`, into a folder of a sink:
-/// one file, or shards and their index.
+/// one file, or shards and their index. Of a model whose experts are on several ranks, each puts
+/// the files of its own experts, and the first all else; `rank` of `ranks` puts its part.
 pub(super) fn put_directory(
     (config, weights): (&Config, &[Weight]),
+    (rank, ranks): (i64, i64),
     kind: Kind,
     (sink, within): (&mut dyn FileSink, &Path),
     shard_bytes: u64,
     read: Read,
 ) -> Result<()> {
-    let text = config.to_json(dtype_name(kind)?);
-    sink.put_file(&within.join("config.json"), text.as_bytes())?;
-    let taken_out = |shard: &[Part]| -> Result<Vec<(String, Tensor)>> {
-        shard
-            .iter()
-            .map(|part| Ok((part.name.clone(), read(part.weight, part.piece)?)))
-            .collect()
-    };
-    let shards = divide(config, weights, kind, shard_bytes);
-    if let [only] = &shards[..] {
-        return put_tensors(sink, &within.join(SINGLE_FILE), &taken_out(only)?);
+    if rank == 0 {
+        let text = config.to_json(dtype_name(kind)?);
+        sink.put_file(&within.join("config.json"), text.as_bytes())?;
     }
+    let whole;
+    let all = if ranks == 1 {
+        weights
+    } else {
+        whole = weights_of(config)?;
+        &whole[..]
+    };
+    let shards = divide(config, all, ranks, kind, shard_bytes);
+    let here = weights
+        .iter()
+        .flat_map(|w| w.pieces.iter().map(move |p| (&p.name, (w, p))));
+    let here: HashMap<&String, (&Weight, &Piece)> = here.collect();
+    let taken_out = |shard: &FileShard| -> Result<Vec<(String, Tensor)>> {
+        let of = |part: &Part| match here.get(&part.piece.name) {
+            Some((weight, piece)) => Ok((part.name.clone(), read(weight, piece)?)),
+            None => Err(ModelError::Input(format!(
+                "the model has no `{}`",
+                part.piece.name
+            ))),
+        };
+        shard.parts.iter().map(of).collect()
+    };
+    let file_of = |number: usize| match shards.len() {
+        1 => SINGLE_FILE.to_owned(),
+        count => format!("model-{number:05}-of-{count:05}.safetensors"),
+    };
     let mut weight_map = Map::new();
     for (number, shard) in (1..).zip(&shards) {
-        let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
-        put_tensors(sink, &within.join(&file), &taken_out(shard)?)?;
-        weight_map.extend(
-            shard
-                .iter()
-                .map(|part| (part.name.clone(), Value::from(file.as_str()))),
-        );
+        let file = file_of(number);
+        if shard.owner == rank {
+            put_tensors(sink, &within.join(&file), &taken_out(shard)?)?;
+        }
+        let names = shard.parts.iter().map(|part| part.name.clone());
+        weight_map.extend(names.map(|name| (name, Value::from(file.as_str()))));
     }
-    let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
+    if rank > 0 || shards.len() == 1 {
+        return Ok(());
+    }
+    let parts = shards.iter().flat_map(|shard| &shard.parts);
+    let total: u64 = parts.map(|part| part.bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     sink.put_file(&within.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
 }
@@ -137,32 +169,54 @@ fn repeated<'a>(config: &Config, weights: &'a [Weight]) -> Vec<(String, &'a Weig
     shared.into_iter().filter_map(piece).collect()
 }
 
-/// Divides the tensors into shards, filled one after the other in the model's order.
+/// A file of a directory.
+struct FileShard<'a> {
+    /// The rank that has its tensors.
+    owner: i64,
+    parts: Vec<Part<'a>>,
+}
+
+/// The rank of `ranks` that writes a piece: of an expert the one that has it, else the first.
+fn owner(weight: &Weight, piece: &Piece, ranks: i64) -> i64 {
+    match (piece.expert(), weight.shape.first()) {
+        (Some(expert), Some(experts)) => expert * ranks / experts,
+        _ => 0,
+    }
+}
+
+/// Divides the tensors into shards, filled one after the other in the model's order, those of one
+/// rank behind those of the rank before.
 fn divide<'a>(
     config: &Config,
     weights: &'a [Weight],
+    ranks: i64,
     kind: Kind,
     shard_bytes: u64,
-) -> Vec<Vec<Part<'a>>> {
-    let mut shards = vec![Vec::new()];
+) -> Vec<FileShard<'a>> {
+    let shard = |owner| FileShard {
+        owner,
+        parts: Vec::new(),
+    };
+    let mut shards = vec![shard(0)];
     let mut filled = 0;
     let pieces = weights
         .iter()
         .flat_map(|w| w.pieces.iter().map(move |p| (p.name.clone(), w, p)));
-    for (name, weight, piece) in pieces.chain(repeated(config, weights)) {
+    let pieces = pieces.chain(repeated(config, weights));
+    let mut pieces: Vec<_> = pieces
+        .map(|(name, weight, piece)| (owner(weight, piece, ranks), name, weight, piece))
+        .collect();
+    pieces.sort_by_key(|(owner, ..)| *owner);
+    for (owner, name, weight, piece) in pieces {
         let bytes = byte_count(&piece.shape, weight.kind_within(kind));
-        if filled > 0 && filled + bytes > shard_bytes {
-            shards.push(Vec::new());
+        let is_others = shards.last().is_some_and(|shard| shard.owner != owner);
+        if is_others || filled > 0 && filled + bytes > shard_bytes {
+            shards.push(shard(owner));
             filled = 0;
         }
         filled += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push(Part {
-                name,
-                weight,
-                piece,
-                bytes,
-            });
+            shard.parts.push(Part { name, piece, bytes });
         }
     }
     shards
@@ -178,5 +232,43 @@ fn dtype_name(kind: Kind) -> Result<&'static str> {
         other => Err(ModelError::Input(format!(
             "a model of {other:?} cannot be saved"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"model_type": "qwen3_moe", "vocab_size": 96, "hidden_size": 32,
+        "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 12,
+        "num_experts_per_tok": 2}"#;
+
+    /// Each rank has its own experts in files of its own, the first all else; every tensor is in
+    /// one file, and no file is larger than it may be.
+    #[test]
+    fn files_are_of_one_rank_each() {
+        let config = Config::parse(CONFIG).unwrap();
+        let weights = weights_of(&config).unwrap();
+        let all: usize = weights.iter().map(|weight| weight.pieces.len()).sum();
+        for (ranks, bytes) in [(1, u64::MAX), (3, u64::MAX), (4, 9000), (1, 9000)] {
+            let shards = divide(&config, &weights, ranks, Kind::Float, bytes);
+            if bytes == u64::MAX {
+                assert_eq!(shards.len() as i64, ranks);
+            }
+            let mut seen = 0;
+            for shard in &shards {
+                let size: u64 = shard.parts.iter().map(|part| part.bytes).sum();
+                assert!(size <= bytes || shard.parts.len() == 1, "{size} bytes");
+                for part in &shard.parts {
+                    let experts = 12 / ranks;
+                    let owner = part.piece.expert().map_or(0, |expert| expert / experts);
+                    assert_eq!(shard.owner, owner, "{}", part.name);
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen, all);
+            assert!(shards.is_sorted_by_key(|shard| shard.owner));
+        }
     }
 }
