@@ -5,7 +5,7 @@ use crate::sampling_mask::KeptRows;
 use r1d_model::{CausalLm, Packed};
 use r1d_proto::worker::{Labelled, Pair, SupervisedSequence, TrainSequence};
 use std::ops::Range;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The shape of the recorded expert ids under routing replay.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,18 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// A token for a pass that this rank goes through because others have tokens for it.
+    pub fn to_stand_by(device: Device) -> Result<MicroBatch, LearnError> {
+        let ids = Tensor::f_zeros([1], (Kind::Int64, device))?;
+        Ok(MicroBatch {
+            targets: ids.shallow_clone(),
+            packed: Packed::new(ids, vec![1]),
+            rows: None,
+            forced_experts: None,
+            kept: None,
+        })
+    }
+
     /// Builds a micro-batch of rollouts: prompt and completion without its last id, which is never
     /// fed; every completion id is a target. With `share`, neighbours with the same prompt have it
     /// fed once, with the experts that the first of them recorded.

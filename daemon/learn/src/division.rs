@@ -4,6 +4,10 @@
 //! Ranks that are to end together get items by their cost. In layout-independent mode the items are
 //! cut into 2^k leaves, in their order and evenly by number, whatever the number of ranks; a rank
 //! computes an aligned run of leaves. A leaf has as many micro-batches as its tokens need.
+//!
+//! Ranks that share the experts go through passes together: where one has a micro-batch and another
+//! has none, that one stands by. In layout-independent mode they take turns, so that a pass has
+//! tokens of one leaf, as on one rank.
 
 use crate::gang::Gang;
 use r1d_parallel::balance::shared_out;
@@ -16,6 +20,15 @@ const PIECES_OF_A_SHARE: usize = 8;
 /// The micro-batches whose gradients are added up one by one, each with the items that it has.
 pub(crate) type Leaf = Vec<Vec<usize>>;
 
+/// The passes through one leaf, as a rank of an expert group sees them.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The rank of the expert group whose leaf it is; where they do not take turns, this rank.
+    pub of: usize,
+    /// This rank's micro-batches; one without items stands for a pass that others have tokens for.
+    pub micro_batches: Leaf,
+}
+
 /// Packs chosen items into micro-batches of at most this many tokens.
 pub(crate) type Pack<'a> = dyn Fn(&[usize], usize) -> Vec<Vec<usize>> + 'a;
 
@@ -24,6 +37,8 @@ pub(crate) type Pack<'a> = dyn Fn(&[usize], usize) -> Vec<Vec<usize>> + 'a;
 pub(crate) struct Divider {
     rank: usize,
     ranks: usize,
+    /// Shards of the experts: this many neighbours are an expert group.
+    shards: usize,
     leaves: Option<usize>,
 }
 
@@ -33,6 +48,7 @@ impl Divider {
         Divider {
             rank: gang.map_or(0, Gang::rank),
             ranks: gang.map_or(1, Gang::ranks),
+            shards: gang.map_or(1, Gang::shards),
             leaves: gang.and_then(Gang::leaves),
         }
     }
@@ -59,9 +75,39 @@ impl Divider {
             }
         };
         Division {
+            turns: self.turns(&ranks),
             ranks,
-            own: self.rank,
         }
+    }
+
+    /// The passes of this rank, of what each rank computes.
+    fn turns(self, ranks: &[Vec<Leaf>]) -> Vec<Turn> {
+        let first = self.rank - self.rank % self.shards;
+        let group = &ranks[first..first + self.shards];
+        let own = self.rank - first;
+        let mut turns = Vec::new();
+        for leaf in 0..group[own].len() {
+            let of_rank = |rank: usize| &group[rank][leaf];
+            if self.leaves.is_some() {
+                turns.extend((0..self.shards).map(|of| Turn {
+                    of,
+                    micro_batches: if of == own {
+                        of_rank(own).clone()
+                    } else {
+                        vec![Vec::new(); of_rank(of).len()]
+                    },
+                }));
+                continue;
+            }
+            let passes = (0..self.shards).map(|rank| of_rank(rank).len()).max();
+            let mut micro_batches = of_rank(own).clone();
+            micro_batches.resize(passes.unwrap_or(0), Vec::new());
+            turns.push(Turn {
+                of: own,
+                micro_batches,
+            });
+        }
+        turns
     }
 }
 
@@ -94,18 +140,18 @@ fn balanced(
 #[derive(Debug)]
 pub(crate) struct Division {
     ranks: Vec<Vec<Leaf>>,
-    own: usize,
+    turns: Vec<Turn>,
 }
 
 impl Division {
-    /// The leaves that this rank computes. Without micro-batches they are empty, but there.
-    pub(crate) fn own(&self) -> &[Leaf] {
-        &self.ranks[self.own]
+    /// The leaves that this rank goes through. Without micro-batches they are empty, but there.
+    pub(crate) fn turns(&self) -> &[Turn] {
+        &self.turns
     }
 
-    /// The micro-batches that this rank computes.
+    /// The passes that this rank makes.
     pub(crate) fn micro_batches(&self) -> impl Iterator<Item = &Vec<usize>> {
-        self.own().iter().flatten()
+        self.turns.iter().flat_map(|turn| &turn.micro_batches)
     }
 
     /// All items, rank by rank in the order in which each computes them.
@@ -132,9 +178,32 @@ mod tests {
         let divider = Divider {
             rank: 0,
             ranks,
+            shards: 1,
             leaves,
         };
         divider.divide(&items, &length, budget, &pack).ranks
+    }
+
+    /// The turns of each rank where `shards` neighbours share the experts.
+    fn turns(
+        lengths: &[usize],
+        ranks: usize,
+        shards: usize,
+        leaves: Option<usize>,
+    ) -> Vec<Vec<Turn>> {
+        let items: Vec<usize> = (0..lengths.len()).collect();
+        let length = |item: usize| lengths[item];
+        let pack = |chosen: &[usize], budget| best_fit_of(chosen, &length, budget);
+        let of_rank = |rank| {
+            let divider = Divider {
+                rank,
+                ranks,
+                shards,
+                leaves,
+            };
+            divider.divide(&items, &length, 50, &pack).turns
+        };
+        (0..ranks).map(of_rank).collect()
     }
 
     proptest! {
@@ -160,6 +229,38 @@ mod tests {
                 let piece = (total / (8 * ranks)).max(*longest.unwrap_or(&0));
                 prop_assert!(load <= total / ranks + piece, "{} of {}", load, total);
             }
+        }
+
+        /// Ranks that share the experts go through the same passes; each item is computed once.
+        #[test]
+        fn ranks_of_an_expert_group_make_the_same_passes(
+            lengths in prop::collection::vec(1usize..60, 0..40),
+            data in 0u32..3, experts in 0u32..3, take_turns: bool,
+        ) {
+            let (data, experts) = (1usize << data, 1usize << experts);
+            let leaves = take_turns.then_some(16);
+            let all = turns(&lengths, data * experts, experts, leaves);
+            let passes = |own: &Vec<Turn>| -> Vec<(usize, usize)> {
+                let of = |turn: &Turn| if take_turns { turn.of } else { 0 };
+                own.iter().map(|turn| (of(turn), turn.micro_batches.len())).collect()
+            };
+            for group in all.chunks(experts) {
+                for own in group {
+                    prop_assert_eq!(passes(own), passes(&group[0]));
+                }
+                for pass in 0..group[0].iter().map(|turn| turn.micro_batches.len()).sum() {
+                    let at = |own: &Vec<Turn>| {
+                        let mut batches = own.iter().flat_map(|turn| &turn.micro_batches);
+                        batches.nth(pass).is_some_and(|items| !items.is_empty())
+                    };
+                    let busy = group.iter().filter(|own| at(own)).count();
+                    prop_assert!(busy >= 1 && (!take_turns || busy == 1), "{} are busy", busy);
+                }
+            }
+            let mut seen: Vec<usize> = all
+                .iter().flatten().flat_map(|turn| turn.micro_batches.concat()).collect();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
         }
 
         #[test]

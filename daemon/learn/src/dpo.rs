@@ -52,8 +52,13 @@ impl Trainer {
         let division = self.divide_pairs(&batch.pairs, shares);
         self.begin_update(&division)?;
         let (mut sums, mut load) = (DpoSums::new(model.device()), None);
-        for leaf in division.own() {
-            for group in leaf {
+        for turn in division.turns() {
+            for group in &turn.micro_batches {
+                if group.is_empty() {
+                    self.stand_by_without_gradients(reference)?;
+                    self.stand_by(model, false)?;
+                    continue;
+                }
                 let own: Vec<&TrainSequence> = group.iter().flat_map(|&at| &sides[at]).collect();
                 let of = DpoUpdate {
                     model,
@@ -64,7 +69,7 @@ impl Trainer {
                 add_load(&mut load, self.pairs_micro_batch(of, &own, &mut sums)?)?;
                 work::moved(group.len() as u64);
             }
-            self.optimiser.end_leaf()?;
+            self.optimiser.end_leaf(turn.of)?;
         }
         sums.0.exchange(self.gang.as_ref(), "metrics", 0)?;
         let sums = sums.0.total()?;

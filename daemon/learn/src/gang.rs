@@ -11,7 +11,10 @@
 
 use crate::LearnError;
 use r1d_collectives::exchange::SharedGroup;
-use r1d_collectives::{Call, Received, sum};
+use r1d_collectives::in_process;
+use r1d_collectives::watch::Watch;
+use r1d_collectives::{Call, Received, Traffic, sum};
+use r1d_model::ExpertGroup;
 use r1d_parallel::Layout;
 use r1d_parallel::micro_batches::run_of;
 use std::time::Duration;
@@ -41,31 +44,92 @@ pub struct GangSettings {
     pub within: Duration,
 }
 
-/// A trainer's place in its gang. Copies share the process group.
+/// The process groups of a rank.
+#[derive(Clone)]
+pub struct Groups {
+    /// All ranks of the gang.
+    pub all: SharedGroup,
+    /// This rank's expert group: the ranks that have every expert once.
+    pub expert: SharedGroup,
+    /// This rank's data group: the ranks that have the same experts.
+    pub data: SharedGroup,
+}
+
+/// One of the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Among {
+    All,
+    ExpertGroup,
+    DataGroup,
+}
+
+impl Groups {
+    /// The groups where every rank has all experts.
+    pub fn without_shards(all: SharedGroup) -> Groups {
+        Groups {
+            expert: SharedGroup::new(in_process::alone("expert")),
+            data: all.clone(),
+            all,
+        }
+    }
+
+    /// What the rank's calls have come to so far, in all groups.
+    pub fn traffic(&self) -> Traffic {
+        let of = |group: &SharedGroup| group.lock().traffic();
+        let groups = self.distinct().into_iter().map(of);
+        groups.fold(Traffic::default(), |sum, own| sum + own)
+    }
+
+    /// Looks at the rank's calls in all groups from another thread.
+    pub fn watches(&self) -> Vec<Watch> {
+        let of = |group: &SharedGroup| group.lock().watch();
+        self.distinct().into_iter().map(of).collect()
+    }
+
+    fn distinct(&self) -> Vec<&SharedGroup> {
+        let mut seen: Vec<&SharedGroup> = Vec::new();
+        for group in [&self.all, &self.expert, &self.data] {
+            if !seen.iter().any(|other| other.is(group)) {
+                seen.push(group);
+            }
+        }
+        seen
+    }
+
+    fn among(&self, among: Among) -> &SharedGroup {
+        match among {
+            Among::All => &self.all,
+            Among::ExpertGroup => &self.expert,
+            Among::DataGroup => &self.data,
+        }
+    }
+}
+
+/// A trainer's place in its gang. Its clones have the same process groups.
 #[derive(Clone)]
 pub struct Gang {
-    all: SharedGroup,
+    groups: Groups,
+    layout: Layout,
     rank: usize,
-    ranks: usize,
     settings: GangSettings,
 }
 
 impl Gang {
-    /// The place of the rank that `all` is of, the process group of all ranks of the `layout`.
-    pub fn new(
-        layout: Layout,
-        all: SharedGroup,
-        settings: GangSettings,
-    ) -> Result<Gang, LearnError> {
-        let (rank, ranks) = {
-            let group = all.lock();
+    /// The place of the rank of the `layout` that has these process groups.
+    pub fn new(layout: Layout, groups: Groups, settings: GangSettings) -> Result<Gang, LearnError> {
+        let place = |group: &SharedGroup| {
+            let group = group.lock();
             (group.rank(), group.size())
         };
+        let (rank, ranks) = place(&groups.all);
         let refused = |reason: String| Err(LearnError::Request(reason));
-        if layout.expert() != 1 {
+        let of_layout = [
+            (layout.shard(rank), layout.expert()),
+            (layout.replica(rank), layout.data()),
+        ];
+        if [&groups.expert, &groups.data].map(place) != of_layout {
             return refused(format!(
-                "expert = {}: experts are not exchanged between ranks yet; use `data`",
-                layout.expert()
+                "the process groups of rank {rank} are of another layout"
             ));
         }
         if let Err(error) = layout.fits_devices(ranks) {
@@ -75,9 +139,9 @@ impl Gang {
             return refused(error.to_string());
         }
         Ok(Gang {
-            all,
+            groups,
+            layout,
             rank,
-            ranks,
             settings,
         })
     }
@@ -89,12 +153,28 @@ impl Gang {
 
     /// The number of ranks.
     pub fn ranks(&self) -> usize {
-        self.ranks
+        self.layout.ranks()
+    }
+
+    /// The ranks that a model shares its experts with; `None` if each has all of them.
+    pub fn expert_group(&self) -> Option<ExpertGroup> {
+        let is_shared = self.layout.expert() > 1;
+        is_shared.then(|| ExpertGroup::new(self.groups.expert.clone(), self.settings.within))
+    }
+
+    /// The number of shards of the experts.
+    pub(crate) fn shards(&self) -> usize {
+        self.layout.expert()
+    }
+
+    /// The number of this rank's shard of the experts.
+    pub(crate) fn shard(&self) -> usize {
+        self.layout.shard(self.rank)
     }
 
     /// Whether a trainer of this gang computes as one without a gang does.
     pub(crate) fn is_alone(&self) -> bool {
-        self.ranks == 1 && self.settings.leaves.is_none()
+        self.ranks() == 1 && self.settings.leaves.is_none()
     }
 
     /// The number of leaves in layout-independent mode.
@@ -109,17 +189,36 @@ impl Gang {
 
     /// The rows `[n, row…]` of all ranks, in the order of ranks.
     pub(crate) fn all_gather(&self, name: &str, rows: &Tensor) -> Result<Received, LearnError> {
-        Ok(self.all.lock().all_gather(self.call(name), rows)?)
+        self.all_gather_among(Among::All, name, rows)
     }
 
-    /// The sum over all ranks of `tensor` `[Σ rows]`, of which rank r gets `rows[r]` elements.
+    /// The rows `[n, row…]` of the ranks of a group, in the order of its ranks.
+    pub(crate) fn all_gather_among(
+        &self,
+        among: Among,
+        name: &str,
+        rows: &Tensor,
+    ) -> Result<Received, LearnError> {
+        let mut group = self.groups.among(among).lock();
+        Ok(group.all_gather(self.call(name), rows)?)
+    }
+
+    /// The place in a group, and its size.
+    pub(crate) fn place(&self, among: Among) -> (usize, usize) {
+        let group = self.groups.among(among).lock();
+        (group.rank(), group.size())
+    }
+
+    /// The sum over the ranks of a group of `tensor` `[Σ rows]`, of which rank r gets `rows[r]`
+    /// elements.
     pub(crate) fn reduce_scatter(
         &self,
+        among: Among,
         name: &str,
         tensor: &Tensor,
         rows: &[i64],
     ) -> Result<Tensor, LearnError> {
-        let mut group = self.all.lock();
+        let mut group = self.groups.among(among).lock();
         Ok(sum::reduce_scatter(
             &mut group,
             self.call(name),
@@ -128,13 +227,15 @@ impl Gang {
         )?)
     }
 
-    /// The sum over all ranks of a tensor.
-    pub(crate) fn all_reduce(&self, name: &str, tensor: &Tensor) -> Result<Tensor, LearnError> {
-        Ok(sum::all_reduce(
-            &mut self.all.lock(),
-            self.call(name),
-            tensor,
-        )?)
+    /// The sum over the ranks of a group of a tensor.
+    pub(crate) fn all_reduce(
+        &self,
+        among: Among,
+        name: &str,
+        tensor: &Tensor,
+    ) -> Result<Tensor, LearnError> {
+        let mut group = self.groups.among(among).lock();
+        Ok(sum::all_reduce(&mut group, self.call(name), tensor)?)
     }
 
     fn call<'a>(&self, name: &'a str) -> Call<'a> {

@@ -191,6 +191,10 @@ impl Trainer {
         let division = self.divide_rollouts(run, &run.computed());
         let (mut own, mut found) = (Vec::new(), Vec::new());
         for group in division.micro_batches() {
+            if group.is_empty() {
+                self.stand_by_without_gradients(model)?;
+                continue;
+            }
             let micro = run.micro_batch(group, replay)?;
             let hidden = self.hidden(model, &micro)?;
             let head = Head::new(model, run.objective.temperature as f64, self.invariant);
@@ -291,15 +295,19 @@ impl Trainer {
         self.begin_update(&division)?;
         let (mut sums, mark) = (MetricSums::new(run.device), run.mark());
         let mut load = None;
-        for leaf in division.own() {
-            for group in leaf {
+        for turn in division.turns() {
+            for group in &turn.micro_batches {
+                if group.is_empty() {
+                    self.stand_by(model, false)?;
+                    continue;
+                }
                 let of = (share, chosen.len());
                 add_load(
                     &mut load,
                     self.micro_batch(model, run, group, of, &mut sums)?,
                 )?;
             }
-            self.optimiser.end_leaf()?;
+            self.optimiser.end_leaf(turn.of)?;
         }
         run.exchange(self.gang.as_ref(), &mark)?;
         let sums = sums.total(self.gang.as_ref())?;

@@ -191,6 +191,10 @@ impl Critic<'_> {
             trainer.divide_sequences(run.sequences, &run.trained(), self.shares_prompts());
         let mut found = Vec::new();
         for group in division.micro_batches() {
+            if group.is_empty() {
+                trainer.stand_by_without_gradients(model)?;
+                continue;
+            }
             let micro = self.micro_batch(run.sequences, group)?;
             let hidden = trainer.hidden(model, &micro)?;
             found.push(tch::no_grad(|| {
@@ -251,12 +255,16 @@ impl Critic<'_> {
         // The loss, and the number of tokens that the clip held back.
         let mut sums = Tally::new(&[Fold::Sum; 2], model.device());
         let mut load = None;
-        for leaf in division.own() {
-            for group in leaf {
+        for turn in division.turns() {
+            for group in &turn.micro_batches {
+                if group.is_empty() {
+                    self.trainer.stand_by(model, false)?;
+                    continue;
+                }
                 let own = self.update_micro_batch(run, group, (of, tokens), &mut sums)?;
                 add_load(&mut load, own)?;
             }
-            self.trainer.optimiser.end_leaf()?;
+            self.trainer.optimiser.end_leaf(turn.of)?;
         }
         sums.exchange(self.trainer.gang.as_ref(), "metrics", 0)?;
         let sums = sums.total()?;

@@ -53,8 +53,12 @@ impl Trainer {
         // A row for each score, in the order in which they are computed.
         let mut scores = Vec::new();
         let mut load = None;
-        for leaf in division.own() {
-            for group in leaf {
+        for turn in division.turns() {
+            for group in &turn.micro_batches {
+                if group.is_empty() {
+                    self.stand_by(model, false)?;
+                    continue;
+                }
                 let own: Vec<Text> = group
                     .iter()
                     .flat_map(|&index| units[index].iter().copied())
@@ -67,7 +71,7 @@ impl Trainer {
                 add_load(&mut load, own)?;
                 work::moved(group.len() as u64);
             }
-            self.optimiser.end_leaf()?;
+            self.optimiser.end_leaf(turn.of)?;
         }
         losses.exchange(self.gang.as_ref(), "metrics", 0)?;
         let loss = losses.total()?.f_select(0, 0)?;

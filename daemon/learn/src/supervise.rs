@@ -49,8 +49,12 @@ impl Trainer {
         let further: Vec<usize> = further.filter(|&targets| targets > 0).collect();
         let further_tokens: usize = further.iter().sum();
         let (mut load, mut fed) = (None, 0);
-        for leaf in division.own() {
-            for group in leaf {
+        for turn in division.turns() {
+            for group in &turn.micro_batches {
+                if group.is_empty() {
+                    self.stand_by(model, further_tokens > 0 && self.mtp_loss_weight > 0.0)?;
+                    continue;
+                }
                 let sequences: Vec<_> = group.iter().map(|&i| &batch.sequences[i]).collect();
                 let of = UpdateSize {
                     sequences: chosen.len(),
@@ -63,7 +67,7 @@ impl Trainer {
                 add_load(&mut load, own)?;
                 fed += sequences.iter().map(|own| own.ids.len()).sum::<usize>();
             }
-            self.optimiser.end_leaf()?;
+            self.optimiser.end_leaf(turn.of)?;
         }
         sums.exchange(self.gang.as_ref(), "metrics", 0)?;
         let sums = sums.total()?;
@@ -137,8 +141,10 @@ impl Trainer {
     ) -> Result<Predicted, LearnError> {
         let nothing = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         let Some(further) = Further::of_supervised(sequences, model.device())? else {
+            let others_have = of.further_tokens > 0 && model.expert_group().is_some();
+            let stand_by = others_have.then(|| self.stand_by_further(model, hidden));
             return Ok(Predicted {
-                loss: None,
+                loss: stand_by.transpose()?,
                 balance: None,
                 sums: nothing,
                 load: None,

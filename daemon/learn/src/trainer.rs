@@ -145,12 +145,20 @@ impl Trainer {
     /// live memory. The position in the schedule is not part of it, because each request has it. In
     /// a gang whose ranks share the optimiser's states it is this rank's share.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let mut state = self.optimiser.state();
+        self.with_tokens(self.optimiser.state())
+    }
+
+    fn with_tokens(&self, mut state: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
         state.push((
             "num_tokens".to_owned(),
             Tensor::from_slice(&[self.tokens_seen]),
         ));
         state
+    }
+
+    /// What this rank saves of its [`state`](Self::state): what no rank before it has.
+    pub fn to_save(&self) -> Vec<(String, Tensor)> {
+        self.with_tokens(self.optimiser.to_save())
     }
 
     /// Reads a [`state`](Self::state) that [`checkpoint::save_tensors`] wrote to `file`, bit for
@@ -229,6 +237,60 @@ impl Trainer {
                 (output, Some(blocks))
             }
         })
+    }
+
+    /// Goes through a pass of an update for which only other ranks of the expert group have tokens,
+    /// and one of the multi-token prediction module if they do so `further`.
+    pub(crate) fn stand_by(&mut self, model: &CausalLm, further: bool) -> Result<(), LearnError> {
+        let micro = MicroBatch::to_stand_by(model.device())?;
+        let options = Forward {
+            stands_by: true,
+            ..self.options(&micro)
+        };
+        let (output, blocks) = self.pass(model, &micro, &options)?;
+        let mut sum = output.hidden.f_sum(output.hidden.kind())?;
+        if further {
+            let nothing = self.stand_by_further(model, &output.hidden)?;
+            sum = sum.f_add(&nothing)?;
+        }
+        drop(output);
+        // Where nothing below the head is trained, no rank has anything to go back to.
+        if sum.requires_grad() {
+            r1d_torch::runtime::backward(&sum.f_mul_scalar(0.0)?)?;
+            self.optimiser.accumulate()?;
+        }
+        self.through_blocks(blocks, &micro, 1)
+    }
+
+    /// Goes through a pass of the multi-token prediction module behind one whose hidden states are
+    /// these. Returns what its gradients depend on: 0.
+    pub(crate) fn stand_by_further(
+        &self,
+        model: &CausalLm,
+        hidden: &Tensor,
+    ) -> Result<Tensor, LearnError> {
+        let next = MicroBatch::to_stand_by(model.device())?.packed;
+        let options = Forward {
+            stands_by: true,
+            ..Forward::default()
+        };
+        let output = model.predict(&hidden.f_narrow(0, 0, 1)?, &next, &options)?;
+        Ok(output
+            .hidden
+            .f_sum(output.hidden.kind())?
+            .f_mul_scalar(0.0)?)
+    }
+
+    /// Goes through a pass without gradients for which only other ranks of the expert group have
+    /// tokens.
+    pub(crate) fn stand_by_without_gradients(&self, model: &CausalLm) -> Result<(), LearnError> {
+        let micro = MicroBatch::to_stand_by(model.device())?;
+        let options = Forward {
+            stands_by: true,
+            ..self.options(&micro)
+        };
+        tch::no_grad(|| model.forward(&micro.packed, &options).map(drop))?;
+        Ok(())
     }
 
     /// Adds the gradients of the blocks of a pass, if it left them to be differentiated one at a

@@ -88,7 +88,7 @@ fn trained(
                 loss.backward();
                 optimiser.accumulate().unwrap();
             }
-            optimiser.end_leaf().unwrap();
+            optimiser.end_leaf(0).unwrap();
         }
         optimiser.exchange_gradients().unwrap();
         let norm = optimiser.gradient_norm().unwrap();

@@ -11,10 +11,11 @@
 //! Blocks do not depend on the number of ranks, and AdamW is called block by block, so that nothing
 //! in it can depend on where a rank's part begins.
 
+use super::zone_share::ZoneShare;
 use super::{Optimiser, Verdict};
 use crate::LearnError;
-use crate::arena::{Arena, Block, Part, Table};
-use crate::gang::Gang;
+use crate::arena::{Arena, Block, Elements, Part, Table, Zone};
+use crate::gang::{Among, Gang};
 use r1d_collectives::sum::TreeSum;
 use r1d_torch::work;
 use std::mem;
@@ -24,72 +25,90 @@ use tch::{Device, Kind, Tensor};
 /// A rank's share of the updates, and the gradients of an update so far.
 pub(super) struct Membership {
     gang: Gang,
-    /// The blocks of all ranks, in the order of their elements.
-    blocks: Vec<Block>,
-    /// The blocks that this rank updates.
-    own: Range<usize>,
-    /// The first element of each rank's share, and the end of the last one's.
-    edges: Vec<i64>,
-    /// The gradients of the leaves so far, float32 `[elements]` each.
+    common: ZoneShare,
+    of_experts: ZoneShare,
+    /// The gradients of the leaves so far of what every rank has alike, float32 `[elements]` each.
     leaves: TreeSum,
+    /// Those of this rank's experts, by the rank of the expert group that the leaves are of; one
+    /// sum if a leaf has tokens of all of them.
+    leaves_of_experts: Vec<TreeSum>,
     /// The parameters that a leaf had a gradient of.
     reached: Vec<bool>,
 }
 
 impl Membership {
     pub(super) fn new(gang: Gang, table: &Table) -> Membership {
-        let blocks = table.shared_blocks();
-        let shares = table.shares(gang.ranks());
-        let first = |share: &Range<usize>| blocks.get(share.start).map(|own| own.range.start);
-        let end = table.elements;
-        let starts = shares.iter().map(|share| first(share).unwrap_or(end));
+        let (from, end) = (table.experts_from, table.elements);
+        let sources = match gang.leaves() {
+            Some(_) => gang.shards(),
+            None => 1,
+        };
         Membership {
-            own: if gang.is_sharded() {
-                shares[gang.rank()].clone()
-            } else {
-                0..blocks.len()
-            },
-            edges: starts.chain([end]).collect(),
-            blocks,
+            common: ZoneShare::new(&gang, Among::All, table, Zone::Common, from),
+            of_experts: ZoneShare::new(&gang, Among::DataGroup, table, Zone::Experts, end),
             leaves: TreeSum::default(),
+            leaves_of_experts: (0..sources).map(|_| TreeSum::default()).collect(),
             reached: vec![false; table.places.len()],
             gang,
         }
     }
 
     /// The elements of the arenas whose states this rank has.
-    pub(super) fn elements(&self) -> Range<i64> {
-        match (self.gang.is_sharded(), self.edges.last()) {
-            (true, _) => self.edges[self.gang.rank()]..self.edges[self.gang.rank() + 1],
-            (false, end) => 0..end.copied().unwrap_or(0),
+    pub(super) fn elements(&self) -> Elements {
+        Elements {
+            common: self.common.elements(),
+            of_experts: self.of_experts.elements(),
         }
     }
 
     /// The blocks that this rank updates.
-    pub(super) fn own_blocks(&self) -> &[Block] {
-        &self.blocks[self.own.clone()]
+    pub(super) fn own_blocks(&self) -> Vec<Block> {
+        [self.common.own_blocks(), self.of_experts.own_blocks()].concat()
+    }
+
+    /// Whether all that this rank has beside its experts is the first rank's too.
+    pub(super) fn repeats_the_first(&self) -> bool {
+        !self.gang.is_sharded() && self.gang.rank() > 0
     }
 
     /// Forgets the gradients of an update.
     pub(super) fn clear(&mut self) {
         self.leaves = TreeSum::default();
+        self.leaves_of_experts.fill_with(TreeSum::default);
         self.reached.fill(false);
     }
 
-    /// Sums the gradients `[elements]` of all ranks, and returns those of this rank's elements.
-    fn reduce(&self, gradients: &Tensor) -> Result<Arena, LearnError> {
-        const NAME: &str = "gradients";
-        let values = if self.gang.is_sharded() {
-            let rows: Vec<i64> = self
-                .edges
-                .windows(2)
-                .map(|edge| edge[1] - edge[0])
-                .collect();
-            self.gang.reduce_scatter(NAME, gradients, &rows)?
-        } else {
-            self.gang.all_reduce(NAME, gradients)?
+    /// Adds the gradients of a leaf, whose tokens the rank `of` of the expert group has.
+    fn push(&mut self, of: usize, gradients: Option<Arena>) -> Result<(), LearnError> {
+        let (common, of_experts) = match gradients.map(Arena::into_zones) {
+            Some([common, of_experts]) => (Some(common), Some(of_experts)),
+            None => (None, None),
         };
-        Ok(Arena::from_values(values, self.elements().start))
+        if of == self.gang.shard() {
+            self.leaves.push(common)?;
+        }
+        let source = of.min(self.leaves_of_experts.len() - 1);
+        self.leaves_of_experts[source].push(of_experts)?;
+        Ok(())
+    }
+
+    /// Sums the gradients of all leaves and ranks, and returns those of this rank's elements.
+    fn reduce(&mut self, table: &Table) -> Result<Arena, LearnError> {
+        let or_zeros = |sum: Option<Tensor>, elements: Range<i64>| match sum {
+            Some(sum) => Ok(sum),
+            None => Tensor::f_zeros([elements.end - elements.start], (Kind::Float, Device::Cpu)),
+        };
+        let all = table.all();
+        let common = or_zeros(mem::take(&mut self.leaves).finish()?, all.common)?;
+        let common = self.common.reduce(&self.gang, &common)?;
+        // The ranks of an expert group have consecutive leaves.
+        let mut of_experts = TreeSum::default();
+        for source in &mut self.leaves_of_experts {
+            of_experts.push(mem::take(source).finish()?)?;
+        }
+        let of_experts = or_zeros(of_experts.finish()?, all.of_experts)?;
+        let of_experts = self.of_experts.reduce(&self.gang, &of_experts)?;
+        Ok(Arena::from_zones([common, of_experts], self.elements()))
     }
 
     /// The parameters that any rank has a gradient of.
@@ -101,17 +120,40 @@ impl Membership {
         let anywhere = Vec::<u8>::try_from(anywhere)?.into_iter();
         Ok(anywhere.map(|reached| reached != 0).collect())
     }
+
+    /// Puts the square sums of this rank's experts and those of the ranks with the others into the
+    /// order that one rank has them in: place by place, expert by expert.
+    fn of_all_experts(&self, table: &Table, own: &[f64]) -> Result<Vec<f64>, LearnError> {
+        if self.gang.shards() == 1 || own.is_empty() {
+            return Ok(own.to_vec());
+        }
+        let own = Tensor::f_from_slice(own)?.f_unsqueeze(0)?;
+        let all = self
+            .gang
+            .all_gather_among(Among::ExpertGroup, "norm of experts", &own)?;
+        let blocks = &self.of_experts.blocks;
+        let of_place = |place: usize| blocks.iter().filter(move |own| own.parts[0].place == place);
+        let (mut sums, mut at) = (Vec::new(), 0);
+        for place in 0..table.places.len() {
+            let count = of_place(place).count() as i64;
+            let of_shards = all.rows.f_narrow(1, at, count)?;
+            sums.extend(Vec::<f64>::try_from(of_shards.f_reshape([-1])?)?);
+            at += count;
+        }
+        Ok(sums)
+    }
 }
 
 impl Optimiser {
     /// Ends a leaf: its gradients are no longer added to. It is called for leaves without
-    /// micro-batches too. Without a gang it does nothing.
-    pub fn end_leaf(&mut self) -> Result<(), LearnError> {
+    /// micro-batches too. Its tokens are those of the rank `of` of the expert group. Without a gang
+    /// it does nothing.
+    pub fn end_leaf(&mut self, of: usize) -> Result<(), LearnError> {
         let Some(own) = &mut self.membership else {
             return Ok(());
         };
-        let gradients = self.gradients.take().map(Arena::into_values);
-        tch::no_grad(|| own.leaves.push(gradients))?;
+        let gradients = self.gradients.take();
+        tch::no_grad(|| own.push(of, gradients))?;
         for (all, reached) in own.reached.iter_mut().zip(&mut self.reached) {
             *all |= mem::take(reached);
         }
@@ -124,12 +166,7 @@ impl Optimiser {
         let Some(own) = &mut self.membership else {
             return Ok(());
         };
-        let sum = tch::no_grad(|| mem::take(&mut own.leaves).finish())?;
-        let sum = match sum {
-            Some(sum) => sum,
-            None => Arena::zeros(&self.table, Kind::Float, Device::Cpu)?.into_values(),
-        };
-        self.gradients = Some(own.reduce(&sum)?);
+        self.gradients = Some(tch::no_grad(|| own.reduce(&self.table))?);
         self.reached = own.reached_anywhere()?;
         Ok(())
     }
@@ -146,12 +183,13 @@ impl Optimiser {
             let wide = gradients.block(block)?.f_to_kind(Kind::Double)?;
             Ok(wide.f_square()?.f_sum(Kind::Double)?)
         };
-        let sums = own.own_blocks().iter().map(square_sum);
-        let mut sums = stacked(&sums.collect::<Result<Vec<_>, LearnError>>()?)?;
-        if own.gang.is_sharded() {
-            sums = own.gang.all_gather("gradient norm", &sums)?.rows;
-        }
-        let sum: f64 = Vec::<f64>::try_from(sums)?.iter().sum();
+        let sums = |share: &ZoneShare| {
+            let terms = share.own_blocks().iter().map(square_sum);
+            share.gathered(&own.gang, &terms.collect::<Result<Vec<_>, LearnError>>()?)
+        };
+        let common = sums(&own.common)?;
+        let of_experts = own.of_all_experts(&self.table, &sums(&own.of_experts)?)?;
+        let sum: f64 = common.iter().chain(&of_experts).sum();
         Ok(Tensor::from(sum.sqrt()))
     }
 
@@ -162,7 +200,7 @@ impl Optimiser {
         learning_rate: f64,
         verdict: &Verdict,
     ) -> Result<(), LearnError> {
-        for block in own.own_blocks() {
+        for block in &own.own_blocks() {
             let gradient = |part: &Part| {
                 let sums = self.gradients.as_ref();
                 let sums = sums.filter(|_| self.reached[part.place]);
@@ -185,14 +223,25 @@ impl Optimiser {
             }
         }
         tch::no_grad(|| {
-            kinds
-                .into_iter()
-                .try_for_each(|kind| self.gather_weights_in(own, kind))
+            for share in [&own.common, &own.of_experts] {
+                for kind in &kinds {
+                    self.gather_weights_of(&own.gang, share, *kind)?;
+                }
+            }
+            Ok(())
         })
     }
 
-    /// Gets the weights of one dtype.
-    fn gather_weights_in(&self, own: &Membership, kind: Kind) -> Result<(), LearnError> {
+    /// Gets the weights of one dtype of a zone.
+    fn gather_weights_of(
+        &self,
+        gang: &Gang,
+        share: &ZoneShare,
+        kind: Kind,
+    ) -> Result<(), LearnError> {
+        if share.blocks.is_empty() {
+            return Ok(());
+        }
         let views = |blocks: &[Block]| -> Result<Vec<Tensor>, LearnError> {
             let parts = blocks.iter().flat_map(|block| &block.parts);
             let weights = parts.map(|part| (part, &self.parameters[part.place].tensor));
@@ -201,13 +250,13 @@ impl Optimiser {
                 .map(|(part, weight)| part.of_place(weight))
                 .collect()
         };
-        let flat = match &views(own.own_blocks())?[..] {
+        let flat = match &views(share.own_blocks())?[..] {
             [] => Tensor::f_zeros([0], (kind, Device::Cpu))?,
             views => Tensor::f_cat(views, 0)?,
         };
-        let all = own.gang.all_gather("weights", &flat)?.rows;
+        let all = gang.all_gather_among(share.among, "weights", &flat)?.rows;
         let mut at = 0;
-        for mut view in views(&own.blocks)? {
+        for mut view in views(&share.blocks)? {
             let length = view.size1()?;
             view.f_copy_(&all.f_narrow(0, at, length)?)?;
             at += length;
@@ -215,12 +264,4 @@ impl Optimiser {
         }
         Ok(())
     }
-}
-
-/// Scalars as a vector, float64, be it empty.
-fn stacked(scalars: &[Tensor]) -> Result<Tensor, LearnError> {
-    Ok(match scalars {
-        [] => Tensor::f_zeros([0], (Kind::Double, Device::Cpu))?,
-        scalars => Tensor::f_stack(scalars, 0)?,
-    })
 }

@@ -12,14 +12,16 @@ mod host;
 mod membership;
 #[cfg(test)]
 mod tests;
+mod zone_share;
 
 use crate::LearnError;
-use crate::arena::{Arena, Block, Part, Place, Table};
+use crate::arena::{Arena, Block, Part, Table};
 use crate::gang::Gang;
 use host::Staging;
 use membership::Membership;
 use r1d_kernels::TrainKernels;
 use r1d_model::checkpoint::part_name;
+use r1d_model::is_of_experts;
 use r1d_proto::hyperparameters::{self, Dtype, NARROW_ADAM_BETA2_MAX, OptimizerOffload};
 use r1d_torch::adamw::{AdamW, Conditions, Slices};
 use r1d_torch::foreach;
@@ -145,12 +147,6 @@ fn elements_of(tensor: &Tensor, elements: &Range<i64>) -> Result<Tensor, LearnEr
     Ok(tensor.f_view([-1])?.f_narrow(0, elements.start, length)?)
 }
 
-/// The elements of a place that are among these of the arena.
-fn within(place: &Place, elements: &Range<i64>) -> Range<i64> {
-    let at = |element: i64| (element - place.offset).clamp(0, place.elements());
-    at(elements.start)..at(elements.end)
-}
-
 impl Optimiser {
     /// Makes an optimiser with fresh moments. `parameters` are the model's leaves; they are updated
     /// in place.
@@ -176,15 +172,19 @@ impl Optimiser {
         let offloads = settings.optimizer_offload == OptimizerOffload::Cpu;
         let device = first.device();
         let home = if offloads { Device::Cpu } else { device };
-        let table = Table::new(
-            parameters
-                .iter()
-                .map(|(name, tensor)| (name.clone(), tensor.size())),
-        );
+        let shapes = parameters
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.size()));
         let gang = gang.filter(|gang| !gang.is_alone());
+        let table = match &gang {
+            Some(gang) => Table::of_rank(shapes, (gang.shard() as i64, gang.shards() as i64)),
+            None => Table::new(shapes),
+        };
         let membership = gang.map(|gang| Membership::new(gang, &table));
-        let all = 0..table.elements;
-        let elements = membership.as_ref().map_or(all, Membership::elements);
+        let elements = match &membership {
+            Some(own) => own.elements(),
+            None => table.all(),
+        };
         // It takes time to zero memory, so this reports progress.
         let arena = |kind: Kind| {
             work::moved(0);
@@ -197,7 +197,7 @@ impl Optimiser {
         let exp_avg_sq = arena(kind_of(settings.exp_avg_sq_dtype))?;
         let with_place = parameters.into_iter().zip(&table.places);
         let parameters = with_place.map(|((name, tensor), place)| {
-            let own = within(place, &elements);
+            let own = table.within(place, &elements);
             let masters = masters.as_ref().filter(|_| has_master(&tensor));
             Ok(Parameter {
                 decays: decays(&name, &tensor),
@@ -214,7 +214,7 @@ impl Optimiser {
         });
         let parameters = parameters.collect::<Result<Vec<_>, LearnError>>()?;
         let own_blocks = membership.as_ref().map(Membership::own_blocks);
-        let staging = offloads.then(|| Staging::new(&table, own_blocks, device));
+        let staging = offloads.then(|| Staging::new(&table, own_blocks.as_deref(), device));
         let optimiser = Optimiser {
             settings: settings.clone(),
             masters,
@@ -483,8 +483,8 @@ impl Optimiser {
             }
             let mut put = |what: &str, tensor: &Tensor| {
                 let mut name = format!("{what}.{}", place.name);
-                if has != place.elements() {
-                    name = part_name(&name, own.own.start);
+                if !place.is_whole(&own.own) {
+                    name = part_name(&name, place.first + own.own.start);
                 }
                 state.push((name, tensor.shallow_clone()));
             };
@@ -493,6 +493,16 @@ impl Optimiser {
             if own.tensor.kind() != Kind::Float {
                 put("master", &own.weight);
             }
+        }
+        state
+    }
+
+    /// What this rank saves of its [`state`](Self::state): what no rank before it has.
+    pub fn to_save(&self) -> Vec<(String, Tensor)> {
+        let mut state = self.state();
+        let repeats = |own: &&Membership| own.repeats_the_first();
+        if self.membership.as_ref().filter(repeats).is_some() {
+            state.retain(|(name, _)| is_of_experts(name));
         }
         state
     }

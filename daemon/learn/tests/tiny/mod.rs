@@ -1,10 +1,10 @@
 //! Models of a few thousand parameters, and batches for them.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use r1d_learn::Trainer;
 use r1d_learn::head::Head;
 use r1d_learn::sampling_mask::KeptRows;
-use r1d_model::{CausalLm, Forward, Packed, SequenceClassifier};
+use r1d_learn::{Gang, Trainer};
+use r1d_model::{CausalLm, Forward, Opening, Packed, SequenceClassifier};
 use r1d_proto::hyperparameters::{
     Dtype, ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, OptimizerOffload,
     RouterTraining,
@@ -60,28 +60,43 @@ pub(crate) fn deepseek_v3() -> CausalLm {
 
 /// The DeepSeek-V3 model with its multi-token prediction module.
 pub(crate) fn deepseek_v3_predicting() -> CausalLm {
+    deepseek_v3_of(true, None)
+}
+
+/// The DeepSeek-V3 model as a rank of a gang has it, with or without its prediction module.
+pub(crate) fn deepseek_v3_of(prediction: bool, gang: Option<&Gang>) -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = DEEPSEEK_V3.replacen(
         "\"vocab_size\"",
         "\"num_nextn_predict_layers\": 1, \"vocab_size\"",
-        1,
+        prediction as usize,
     );
-    CausalLm::init_with_prediction(&config, 1, Device::Cpu, Kind::Float).unwrap()
+    let opening = Opening {
+        prediction,
+        expert_group: gang.and_then(Gang::expert_group),
+    };
+    CausalLm::init_as(&config, 1, &opening, Device::Cpu, Kind::Float).unwrap()
 }
 
 /// Reward or value models with the trunks of [`qwen2`] and [`deepseek_v3`]; id 0 is padding.
 pub(crate) fn qwen2_scorer(kind: Kind) -> SequenceClassifier {
-    scorer(QWEN2, kind)
+    scorer(QWEN2, kind, None)
 }
 
 pub(crate) fn deepseek_v3_scorer() -> SequenceClassifier {
-    scorer(DEEPSEEK_V3, Kind::Float)
+    deepseek_v3_scorer_of(None)
 }
 
-fn scorer(config: &str, kind: Kind) -> SequenceClassifier {
+/// The scorer as a rank of a gang has it.
+pub(crate) fn deepseek_v3_scorer_of(gang: Option<&Gang>) -> SequenceClassifier {
+    scorer(DEEPSEEK_V3, Kind::Float, gang)
+}
+
+fn scorer(config: &str, kind: Kind, gang: Option<&Gang>) -> SequenceClassifier {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = config.replacen("\"vocab_size\"", "\"pad_token_id\": 0, \"vocab_size\"", 1);
-    SequenceClassifier::init(&config, 2, Device::Cpu, kind).unwrap()
+    let expert_group = gang.and_then(Gang::expert_group);
+    SequenceClassifier::init(&config, 2, expert_group.as_ref(), Device::Cpu, kind).unwrap()
 }
 
 /// Pairs of various lengths, none of which ends in id 0.
