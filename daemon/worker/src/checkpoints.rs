@@ -8,11 +8,11 @@
 //! directory appears whole or not at all (`CKP-1`), and any layout restores what any other wrote.
 
 use crate::device::{Critic, DeviceState, Opened};
-use crate::failure::{of_learning, of_model, of_writing};
-use crate::shares::{Part, trainer_files};
+use crate::failure::{of_learning, of_model};
+use crate::shares::{Part, Shares, trainer_files};
 use r1d_learn::Trainer;
 use r1d_model::checkpoint::{FileSink, Folder, Manifest};
-use r1d_model::{CausalLm, ModelError, checkpoint};
+use r1d_model::{CausalLm, ModelError, checkpoint, is_of_experts};
 use r1d_proto::worker::{self, Failure, ModelSource};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
@@ -41,24 +41,27 @@ pub(crate) fn carry_files(from: Option<&Path>, dir: &Path) -> Result<(), ModelEr
 }
 
 /// Puts the weights with adapters merged into them, and the adapters beside them.
-fn put_model(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+fn put_model(opened: &Opened, part: Part, sink: &mut dyn FileSink) -> Result<(), ModelError> {
     let model = opened.model.weights();
     model.put(sink, Path::new(""), SHARD_MAX_BYTES)?;
     match model.adapter() {
-        Some(_) => put_adapter(opened, model, sink, ADAPTER_DIRECTORY),
+        Some(_) => put_adapter(opened, part, model, sink, ADAPTER_DIRECTORY),
         None => Ok(()),
     }
 }
 
-/// Puts a model's adapters into a folder of their own.
+/// Puts a model's adapters into a folder of their own. The first rank has those of all experts.
 fn put_adapter(
     opened: &Opened,
+    part: Part,
     model: &CausalLm,
     sink: &mut dyn FileSink,
     name: &str,
 ) -> Result<(), ModelError> {
     let within = Path::new(name);
-    sink.folder(within)?;
+    if part.is_first() {
+        sink.folder(within)?;
+    }
     model.put_adapter(sink, within, &base_model(&opened.request))
 }
 
@@ -90,9 +93,9 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
 /// Puts this worker's part of a checkpoint of what is open, without the files that it carries.
 pub(crate) fn put_checkpoint(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
     let part = Part::of(&opened.request);
-    if part.is_first() {
-        put_model(opened, sink)?;
-        put_reference(opened, sink)?;
+    if part.has_models() {
+        put_model(opened, part, sink)?;
+        put_reference(opened, part, sink)?;
     }
     if let Some(trainer) = &opened.trainer {
         put_trainer(trainer, part, sink, Path::new(""))?;
@@ -100,12 +103,12 @@ pub(crate) fn put_checkpoint(opened: &Opened, sink: &mut dyn FileSink) -> Result
     put_critic(opened, part, sink)
 }
 
-fn put_reference(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+fn put_reference(opened: &Opened, part: Part, sink: &mut dyn FileSink) -> Result<(), ModelError> {
     let Some(reference) = &opened.reference else {
         return Ok(());
     };
     match reference.adapter() {
-        Some(_) => put_adapter(opened, reference, sink, REFERENCE_DIRECTORY),
+        Some(_) => put_adapter(opened, part, reference, sink, REFERENCE_DIRECTORY),
         None => {
             let within = Path::new(REFERENCE_DIRECTORY);
             sink.folder(within)?;
@@ -124,7 +127,7 @@ fn put_trainer(
     if !part.has_trainers() {
         return Ok(());
     }
-    checkpoint::put_tensors(sink, &within.join(part.trainer_file()), &trainer.state())
+    checkpoint::put_tensors(sink, &within.join(part.trainer_file()), &trainer.to_save())
 }
 
 /// Puts the value model and its optimiser, if the stage has one.
@@ -134,7 +137,7 @@ fn put_critic(opened: &Opened, part: Part, sink: &mut dyn FileSink) -> Result<()
     };
     let within = Path::new(VALUE_DIRECTORY);
     sink.folder(within)?;
-    if part.is_first() {
+    if part.has_models() {
         critic.model.model().put(sink, within, SHARD_MAX_BYTES)?;
     }
     put_trainer(&critic.trainer, part, sink, within)
@@ -200,8 +203,8 @@ pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
     ];
     let trainers = trainers.into_iter().flatten();
     let states = trainers.filter(|_| part.has_trainers());
-    let states = bytes_of(states.flat_map(Trainer::state));
-    if !part.is_first() {
+    let states = bytes_of(states.flat_map(Trainer::to_save));
+    if !part.has_models() {
         return states;
     }
     let models = [
@@ -210,6 +213,7 @@ pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
         critic.map(|critic| critic.model.model()),
     ];
     let weights = models.into_iter().flatten().flat_map(CausalLm::parameters);
+    let weights = weights.filter(|(name, _)| part.is_first() || is_of_experts(name));
     states + bytes_of(weights) + merged_bytes(opened.model.weights())
 }
 
@@ -226,19 +230,27 @@ fn merged_bytes(model: &CausalLm) -> u64 {
     }
 }
 
-/// Writes the policy as a Hugging Face directory. Of a gang, whose ranks have it alike, the first
-/// does.
-pub(crate) fn export(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
-    let opened = device_state.opened()?;
-    if !Part::of(&opened.request).is_first() {
+/// Writes the policy as a Hugging Face directory. Of a gang the first rank does, with the files of
+/// those that have other experts.
+pub(crate) fn export(opened: &Opened, dir: &Path, shares: &Shares) -> Result<(), Failure> {
+    let part = shares.part;
+    if !part.is_first() {
+        if part.has_models() {
+            let written =
+                shares.hand_over(dir, |into| put_model(opened, part, &mut Folder::of(into)));
+            shares.tell(dir, &written)?;
+            written?;
+        }
         return Ok(());
     }
-    checkpoint::write_directory_atomically(dir, |into| {
+    let written = shares.write(dir, |into| {
         // The carried files come first, so that the model's own files (config.json) win.
         carry_files(carried_from(&opened.request).as_deref(), into)?;
-        put_model(opened, &mut Folder::of(into))?;
+        put_model(opened, part, &mut Folder::of(into))?;
         carry_adapter(&opened.request, into)
-    })
-    .map_err(of_writing)?;
-    Ok(())
+    });
+    if written.is_err() {
+        shares.give_up(dir);
+    }
+    written.map(drop)
 }

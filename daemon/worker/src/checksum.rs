@@ -2,7 +2,8 @@
 //! the same weights.
 
 use crate::device::Opened;
-use crate::failure::of_the_machine;
+use crate::failure::{self, of_the_machine};
+use r1d_model::{CausalLm, is_of_experts};
 use r1d_proto::worker::Failure;
 use tch::{Kind, TchError, Tensor};
 
@@ -15,11 +16,29 @@ const PRIME: i64 = 0x100_0000_01b3;
 pub(crate) fn of_weights(opened: &Opened) -> Result<f64, Failure> {
     let critic = opened.critic.as_ref().map(|critic| critic.model.model());
     let models = [Some(opened.model.weights()), critic];
-    let tensors = models.into_iter().flatten();
-    let tensors = tensors.flat_map(|model| model.parameters());
-    let sums = tensors.map(|(_, tensor)| of_bits(&tensor));
-    let sums: Result<Vec<i64>, TchError> = sums.collect();
-    Ok(folded(&sums.map_err(of_the_machine)?))
+    let of_models = models.into_iter().flatten().map(of_model);
+    Ok(rounded(folded(&of_models.collect::<Result<Vec<_>, _>>()?)))
+}
+
+/// The checksum of a model. That of experts that ranks share is a sum over these, so it is the same
+/// on all of them.
+fn of_model(model: &CausalLm) -> Result<i64, Failure> {
+    let (mut common, mut of_experts) = (Vec::new(), Vec::new());
+    for (name, tensor) in model.parameters() {
+        let sum = of_bits(&tensor).map_err(of_the_machine)?;
+        if is_of_experts(&name) {
+            of_experts.push(sum);
+        } else {
+            common.push(sum);
+        }
+    }
+    let own = folded(&of_experts);
+    let of_all = match model.expert_group() {
+        Some(group) => group.sum("checksum of experts", own),
+        None => Ok(own),
+    };
+    common.push(of_all.map_err(failure::of_model)?);
+    Ok(folded(&common))
 }
 
 /// The sum of a tensor's elements, each read as a whole number of its bits. It is modulo 2 to their
@@ -38,10 +57,14 @@ fn of_bits(tensor: &Tensor) -> Result<i64, TchError> {
     i64::try_from(sum)
 }
 
-fn folded(sums: &[i64]) -> f64 {
+fn folded(sums: &[i64]) -> i64 {
     let mix = |so_far: i64, sum: &i64| so_far.wrapping_mul(PRIME).wrapping_add(*sum);
-    let all = sums.iter().fold(0, mix) as u64;
-    (all >> (u64::BITS - BITS)) as f64
+    sums.iter().fold(0, mix)
+}
+
+/// The bits of a sum that arrive exactly.
+fn rounded(sum: i64) -> f64 {
+    (sum as u64 >> (u64::BITS - BITS)) as f64
 }
 
 #[cfg(test)]
@@ -63,9 +86,9 @@ mod tests {
     #[test]
     fn it_is_a_number_that_arrives_exactly_and_tells_the_order() {
         let sums = [i64::MIN, 7, -1, i64::MAX];
-        let sum = folded(&sums);
+        let sum = rounded(folded(&sums));
         assert!((0.0..2f64.powi(53)).contains(&sum) && sum.fract() == 0.0);
-        assert_ne!(sum, folded(&[i64::MIN, -1, 7, i64::MAX]));
-        assert_eq!(sum, folded(&sums));
+        assert_ne!(sum, rounded(folded(&[i64::MIN, -1, 7, i64::MAX])));
+        assert_eq!(sum, rounded(folded(&sums)));
     }
 }

@@ -2,29 +2,37 @@
 //! the processes live. A gang that has lost a rank is never mended: the daemon starts another one.
 
 use crate::failure::{invalid, of_learning};
+use crate::outbox::Outbox;
 use crate::source::Placement;
 use r1d_collectives::exchange::SharedGroup;
-use r1d_collectives::in_process;
 use r1d_collectives::open::{Member, OpenError, Transport, open};
-use r1d_learn::gang::{GangSettings, Sharding};
+use r1d_collectives::{Traffic, in_process};
+use r1d_learn::gang::{GangSettings, Groups, Sharding};
 use r1d_parallel::Layout;
 use r1d_parallel::micro_batches::LEAVES;
-use r1d_proto::worker::{self, Failure, FailureKind, Open, Place, Shard};
+use r1d_proto::worker::{self, Failure, FailureKind, Metrics, Open, Place, Shard};
 use r1d_torch::runtime;
+use std::convert::Infallible;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use tch::Device;
 
 /// Longest wait of a rank for the others. They are asked to open together, when all have started.
 const MEET_MAX: Duration = Duration::from_secs(60);
+/// A call that takes so long is told of, with the ranks that it waits for.
+const LONG_CALL: Duration = Duration::from_secs(3);
+/// Time between two looks at the call under way.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The interface on which the ranks of a node reach each other.
 const HOST: &str = "127.0.0.1";
-/// The process group of all ranks, which a stage's trainers share.
+/// The process group of all ranks.
 const ALL: &str = "all";
 
 /// The ranks of a gang, as one of them sees them.
 pub(crate) struct Gang {
     place: Place,
-    all: SharedGroup,
+    groups: Groups,
 }
 
 /// Meets the other ranks, unless they have met before. Returns the gang of the trainers of a stage
@@ -38,8 +46,8 @@ pub(crate) fn meet(
         Some(gang) if is_same(gang.place, place) => gang.of_trainers(place),
         Some(_) => Err(invalid("a worker has one place in one gang")),
         None => {
-            let all = SharedGroup::new(group(place, placement)?);
-            gang.insert(Gang { place, all }).of_trainers(place)
+            let groups = groups(place, placement)?;
+            gang.insert(Gang { place, groups }).of_trainers(place)
         }
     }
 }
@@ -51,15 +59,47 @@ fn is_same(a: Place, b: Place) -> bool {
     identity(a) == identity(b)
 }
 
-/// The process group of all ranks.
-fn group(place: Place, placement: &Placement) -> Result<r1d_collectives::ProcessGroup, Failure> {
-    if place.ranks() == 1 {
-        return Ok(in_process::alone(ALL));
+/// The rank's process groups. Every rank opens its groups in the same order.
+fn groups(place: Place, placement: &Placement) -> Result<Groups, Failure> {
+    let layout = layout(place)?;
+    let (rank, ranks) = (place.rank as usize, layout.ranks());
+    let all = SharedGroup::new(group(ALL, rank, ranks, place, placement)?);
+    if layout.expert() == 1 {
+        return Ok(Groups::without_shards(all));
+    }
+    let (shard, replica) = (layout.shard(rank), layout.replica(rank));
+    let expert = match layout.data() {
+        1 => all.clone(),
+        _ => {
+            let name = format!("expert-{replica}");
+            SharedGroup::new(group(&name, shard, layout.expert(), place, placement)?)
+        }
+    };
+    let name = format!("data-{shard}");
+    let data = SharedGroup::new(group(&name, replica, layout.data(), place, placement)?);
+    Ok(Groups { all, expert, data })
+}
+
+fn layout(place: Place) -> Result<Layout, Failure> {
+    let layout = Layout::new(place.data as usize, place.expert as usize);
+    layout.map_err(|error| invalid(error.to_string()))
+}
+
+/// One process group, of which this is the rank `rank`.
+fn group(
+    name: &str,
+    rank: usize,
+    size: usize,
+    place: Place,
+    placement: &Placement,
+) -> Result<r1d_collectives::ProcessGroup, Failure> {
+    if size == 1 {
+        return Ok(in_process::alone(name));
     }
     let release = env!("CARGO_PKG_VERSION");
     let own = Member {
-        rank: place.rank as usize,
-        size: place.ranks() as usize,
+        rank,
+        size,
         build: format!("{release} with libtorch {}", runtime::version()),
     };
     let transport = match place.transport {
@@ -67,7 +107,7 @@ fn group(place: Place, placement: &Placement) -> Result<r1d_collectives::Process
         worker::Transport::Nccl => Transport::Nccl,
     };
     let (rendezvous, clock) = (placement.rendezvous.clone(), placement.clock.clone());
-    open(ALL, &own, &transport, rendezvous, clock, MEET_MAX).map_err(of_gang)
+    open(name, &own, &transport, rendezvous, clock, MEET_MAX).map_err(of_gang)
 }
 
 impl Gang {
@@ -76,16 +116,90 @@ impl Gang {
         self.place.ranks()
     }
 
+    /// What this rank's calls have come to so far.
+    fn traffic(&self) -> Traffic {
+        self.groups.traffic()
+    }
+
     /// The gang of the trainers of a stage.
     fn of_trainers(&self, place: Place) -> Result<r1d_learn::Gang, Failure> {
-        let layout = Layout::new(place.data as usize, place.expert as usize);
-        let layout = layout.map_err(|error| invalid(error.to_string()))?;
+        let layout = layout(place)?;
         let settings = GangSettings {
             sharding: sharding(place.shard)?,
             leaves: place.layout_independent.then_some(LEAVES),
             within: Duration::from_millis(place.within_ms),
         };
-        r1d_learn::Gang::new(layout, self.all.clone(), settings).map_err(of_learning)
+        r1d_learn::Gang::new(layout, self.groups.clone(), settings).map_err(of_learning)
+    }
+}
+
+/// The calls of a rank while it carries out a request; nothing without other ranks.
+pub(crate) struct Exchange(Option<(Traffic, Watching)>);
+
+impl Exchange {
+    /// Begins to measure, and to tell of calls that wait for other ranks.
+    pub(crate) fn begin(gang: Option<&Gang>, outbox: &Outbox) -> Exchange {
+        let gang = gang.filter(|gang| gang.ranks() > 1);
+        Exchange(gang.map(|gang| (gang.traffic(), Watching::begin(gang, outbox))))
+    }
+
+    /// Reports the time in calls since then as `timing_s/NAME`, and the bytes that this rank has
+    /// sent as `perf/NAME_bytes`.
+    pub(crate) fn report(self, gang: Option<&Gang>, name: &str, metrics: &mut Metrics) {
+        let Some(((before, watching), gang)) = self.0.zip(gang) else {
+            return;
+        };
+        drop(watching);
+        let own = gang.traffic().since(before);
+        metrics.insert(format!("timing_s/{name}"), own.time.as_secs_f64());
+        metrics.insert(format!("perf/{name}_bytes"), own.sent_bytes as f64);
+    }
+}
+
+/// A thread that tells for whom a call waits, until it is dropped.
+struct Watching {
+    /// Its drop ends the thread.
+    ends: Option<Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watching {
+    fn begin(gang: &Gang, outbox: &Outbox) -> Watching {
+        let (ends, is_over) = mpsc::channel();
+        let (mut watches, outbox) = (gang.groups.watches(), outbox.clone());
+        let look = move || {
+            while is_over.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                for watch in &mut watches {
+                    match watch.look(LONG_CALL) {
+                        Ok(Some(waiting)) => outbox.waits(&waiting.to_string()),
+                        Ok(None) => {}
+                        // The daemon is gone, and this process with it.
+                        Err(_) => return,
+                    }
+                }
+            }
+        };
+        let thread = Builder::new().name("calls".into()).spawn(look);
+        Watching {
+            ends: Some(ends),
+            thread: match thread {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    tracing::warn!("nobody tells for whom calls wait: {error}");
+                    None
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.ends = None;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say of its own end.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -104,11 +218,11 @@ fn sharding(shard: Shard) -> Result<Sharding, Failure> {
 pub(crate) fn check_built_in(request: &Open, place: Place, device: Device) -> Result<(), Failure> {
     let Place { data, expert, .. } = place;
     let ranks = place.ranks();
-    if expert > 1 {
-        return Err(invalid(format!(
-            "experts on several devices ([parallel] expert = {expert}) are not built into this \
-             worker: set expert = 1 and data = {ranks}"
-        )));
+    if expert > 1 && request.speculative_decoding {
+        return Err(invalid(
+            "drafts of experts on several devices are not built into this worker: set \
+             speculative_decoding = false, or [parallel] expert = 1",
+        ));
     }
     sharding(place.shard)?;
     let is_independent = place.layout_independent;

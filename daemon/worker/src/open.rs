@@ -7,7 +7,7 @@ use crate::reward_model;
 use crate::source::{Placement, check_contents, kind, sizes, trainer};
 use r1d_kernels::TrainKernels;
 use r1d_learn::Gang;
-use r1d_model::{CausalLm, LoraSpec};
+use r1d_model::{CausalLm, LoraSpec, Opening};
 use r1d_proto::worker::{self, Failure, ModelSource, Open};
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub(crate) fn build(
     if request.scores {
         return reward_model::build(request, kind, placement, gang);
     }
-    let policy = policy(&request, kind, placement)?;
+    let policy = policy(&request, kind, placement, gang)?;
     let reference = if request.reference {
         Some(policy.deep_copy().map_err(of_model)?)
     } else {
@@ -95,18 +95,23 @@ pub(crate) fn build(
 }
 
 /// Loads or initialises the policy, as the stage trains it.
-fn policy(request: &Open, kind: Kind, placement: &Placement) -> Result<CausalLm, Failure> {
-    let (device, predicts) = (placement.device, opens_prediction(request));
+fn policy(
+    request: &Open,
+    kind: Kind,
+    placement: &Placement,
+    gang: Option<&Gang>,
+) -> Result<CausalLm, Failure> {
+    let device = placement.device;
+    let opening = Opening {
+        prediction: opens_prediction(request),
+        expert_group: gang.and_then(Gang::expert_group),
+    };
     check_contents(&request.model)?;
     let mut policy = match &request.model {
-        ModelSource::Directory(dir) if predicts => {
-            CausalLm::load_with_prediction(dir, device, kind)
+        ModelSource::Directory(dir) => CausalLm::open(dir, &opening, device, kind),
+        ModelSource::Init { config, .. } => {
+            CausalLm::init_as(config, request.seed, &opening, device, kind)
         }
-        ModelSource::Directory(dir) => CausalLm::load(dir, device, kind),
-        ModelSource::Init { config, .. } if predicts => {
-            CausalLm::init_with_prediction(config, request.seed, device, kind)
-        }
-        ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, device, kind),
     }
     .map_err(of_model)?;
     if request.fp8 {

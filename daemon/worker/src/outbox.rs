@@ -84,6 +84,11 @@ impl Outbox {
         }
     }
 
+    /// Tells for whom the request waits.
+    pub(crate) fn waits(&self, for_whom: &str) {
+        self.progress(for_whom, 0, 0, "");
+    }
+
     /// Runs a request's work on this thread and reports its progress: at once, then whenever
     /// something moves in it ([`r1d_torch::work`]) or it reports by itself ([`Report::at`]), at
     /// most once an interval. `total` counts `unit`s; 0 means that it is not known beforehand.

@@ -30,7 +30,7 @@ pub(crate) fn build(
     if let Some((what, _)) = unfit.into_iter().find(|(_, asked)| *asked) {
         return Err(invalid(format!("a reward model is opened without {what}")));
     }
-    let scorer = open(&request.model, &request, kind, placement)?;
+    let scorer = open(&request.model, &request, kind, placement, gang)?;
     let trainer = request
         .optimiser
         .as_ref()
@@ -67,7 +67,7 @@ pub(crate) fn critic(
         return Ok(None);
     };
     let model = match model {
-        Some(source) => open(source, request, kind, placement)?,
+        Some(source) => open(source, request, kind, placement, gang)?,
         None => finish(
             SequenceClassifier::over(policy, request.seed).map_err(of_model)?,
             request,
@@ -89,14 +89,17 @@ fn open(
     request: &Open,
     kind: Kind,
     placement: &Placement,
+    gang: Option<&Gang>,
 ) -> Result<SequenceClassifier, Failure> {
     check_contents(source)?;
+    let expert_group = gang.and_then(Gang::expert_group);
+    let (seed, device) = (request.seed, placement.device);
     let scorer = match source {
         ModelSource::Directory(dir) => {
-            SequenceClassifier::start(dir, request.seed, placement.device, kind)
+            SequenceClassifier::start(dir, seed, expert_group.as_ref(), device, kind)
         }
         ModelSource::Init { config, .. } => {
-            SequenceClassifier::init(config, request.seed, placement.device, kind)
+            SequenceClassifier::init(config, seed, expert_group.as_ref(), device, kind)
         }
     };
     finish(scorer.map_err(of_model)?, request)

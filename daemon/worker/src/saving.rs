@@ -4,12 +4,11 @@
 
 use crate::checkpoints::{carried_from, carry_files, checkpoint_bytes, put_checkpoint};
 use crate::device::{DeviceState, Opened};
-use crate::failure::{of_model, of_the_machine, of_writing};
+use crate::failure::{of_model, of_the_machine};
 use crate::host_memory;
 use crate::outbox::Outbox;
 use crate::shares::{Part, Shares};
 use crate::source::Placement;
-use r1d_model::ModelError;
 use r1d_model::checkpoint::{self, Blocks, SnapshotParts};
 use r1d_proto::worker::{CheckpointState, Failure, FailureKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,8 +83,8 @@ pub(crate) fn save(
     taken.map_err(of_model)
 }
 
-/// How the ranks make this checkpoint together.
-fn shares(opened: &Opened, placement: &Placement, outbox: &Outbox) -> Shares {
+/// How the ranks make a directory together that this request asks for.
+pub(crate) fn shares(opened: &Opened, placement: &Placement, outbox: &Outbox) -> Shares {
     let within_ms = opened.request.place.map_or(0, |place| place.within_ms);
     Shares {
         part: Part::of(&opened.request),
@@ -103,18 +102,6 @@ struct Writer {
     shares: Shares,
     bytes: u64,
     outbox: Outbox,
-}
-
-/// Why a checkpoint was not written.
-enum NotWritten {
-    Own(ModelError),
-    OfOthers(Failure),
-}
-
-impl From<ModelError> for NotWritten {
-    fn from(error: ModelError) -> NotWritten {
-        NotWritten::Own(error)
-    }
 }
 
 impl Writer {
@@ -146,23 +133,17 @@ impl Writer {
 
     /// Writes the checkpoint with the shares of all ranks. Returns the hash of its manifest.
     fn write(&self, dir: &Path, parts: SnapshotParts) -> Result<String, Failure> {
-        let written = checkpoint::write_directory_atomically(dir, |into| {
+        self.shares.write(dir, |into| {
             // The carried files come first, so that the model's own files (config.json) win.
             carry_files(self.carried.as_deref(), into)?;
-            parts.write(into)?;
-            self.shares.take_in(dir, into).map_err(NotWritten::OfOthers)
-        });
-        match written {
-            Ok(manifest) => Ok(manifest.sha256),
-            Err(NotWritten::Own(error)) => Err(of_writing(error)),
-            Err(NotWritten::OfOthers(failure)) => Err(failure),
-        }
+            parts.write(into)
+        })
     }
 
     /// Writes this rank's share, and tells the first rank, which reports on the checkpoint.
     fn hand_over(&self, parts: SnapshotParts) {
         let dir = &self.to_save.dir;
-        let written = || self.shares.hand_over(dir, parts);
+        let written = || self.shares.hand_over(dir, |into| parts.write(into));
         let written = catch_unwind(AssertUnwindSafe(written)).unwrap_or_else(|_| Err(panicked()));
         if let Err(failure) = &written {
             tracing::error!(

@@ -1,10 +1,11 @@
 //! Which rank of a gang writes what of a checkpoint. The first writes the models, which all have
-//! alike, and the manifest. Where ranks share the optimiser's states, each writes its own share, in
-//! a file of its own: the others leave theirs beside the directory and word of it at the
-//! rendezvous, and the first takes them in.
+//! alike, and the manifest. Where ranks share the experts or the optimiser's states, each writes
+//! its own share, in files of its own: the others leave theirs beside the directory and word of it
+//! at the rendezvous, and the first takes them in.
 
 use crate::failure::of_writing;
-use r1d_model::checkpoint::{self, Manifest, SnapshotParts};
+use r1d_model::ModelError;
+use r1d_model::checkpoint::{self, Manifest};
 use r1d_proto::worker::{Failure, FailureKind, Open, Shard};
 use r1d_proto::world::SharedClock;
 use r1d_rendezvous::{Rendezvous, RendezvousError};
@@ -29,30 +30,40 @@ pub(crate) struct Part {
     rank: u32,
     /// Files that a trainer's state is in, one of each of the first ranks.
     files: u32,
+    /// Ranks that have a shard of the models' experts each, the first ones.
+    shards: u32,
 }
 
 impl Part {
     /// Ranks that write at a time.
     pub(crate) fn writers(&self) -> u32 {
-        self.files.max(1)
+        self.files.max(self.shards)
     }
 
     /// The part of this worker of what it opened.
     pub(crate) fn of(request: &Open) -> Part {
         let place = request.place.as_ref();
         let shared = place.filter(|place| place.shard == Shard::Optimizer);
+        let shards = place.map_or(1, |place| place.expert.max(1));
         Part {
             rank: place.map_or(0, |place| place.rank),
-            files: match &request.optimiser {
-                Some(_) => shared.map_or(1, |place| place.ranks()),
-                None => 1,
+            files: match (&request.optimiser, shared) {
+                (Some(_), Some(shared)) => shared.ranks(),
+                (Some(_), None) => shards,
+                (None, _) => 1,
             },
+            shards,
         }
     }
 
-    /// Whether it has the models, the manifest and all reports.
+    /// Whether it has the manifest, all reports, and what ranks have alike.
     pub(crate) fn is_first(self) -> bool {
         self.rank == FIRST
+    }
+
+    /// Whether it has models, or its experts of them.
+    pub(crate) fn has_models(self) -> bool {
+        self.rank < self.shards
     }
 
     /// Whether it has states of trainers.
@@ -62,7 +73,7 @@ impl Part {
 
     /// The file of a trainer's state, or of this rank's share of it.
     pub(crate) fn trainer_file(self) -> String {
-        let Part { rank, files } = self;
+        let Part { rank, files, .. } = self;
         match files {
             1 => TRAINER_FILE.to_owned(),
             _ => format!("trainer-{:05}-of-{files:05}.safetensors", rank + 1),
@@ -90,12 +101,24 @@ pub(crate) fn trainer_files(dir: &Path, manifest: &Manifest, within: &str) -> Ve
     found
 }
 
-/// How the ranks of a gang make one checkpoint together.
+/// Why a directory was not written.
+enum NotWritten {
+    Own(ModelError),
+    OfOthers(Failure),
+}
+
+impl From<ModelError> for NotWritten {
+    fn from(error: ModelError) -> NotWritten {
+        NotWritten::Own(error)
+    }
+}
+
+/// How the ranks of a gang make one directory together.
 pub(crate) struct Shares {
     pub part: Part,
     pub rendezvous: Arc<dyn Rendezvous>,
     pub clock: SharedClock,
-    /// The request that asks for the checkpoint, the same number on all ranks.
+    /// The request that asks for the directory, the same number on all ranks.
     pub request: u64,
     /// How long the first rank waits for the others, once its own files are written.
     pub within: Duration,
@@ -108,13 +131,43 @@ impl Shares {
 
     /// The ranks whose shares the first one takes in.
     fn others(&self) -> Range<u32> {
-        1..self.part.files
+        1..self.part.writers()
+    }
+
+    /// The part of a directory that ranks export together: each has its experts of the model.
+    pub(crate) fn of_export(self) -> Shares {
+        let part = Part {
+            files: 1,
+            ..self.part
+        };
+        Shares { part, ..self }
+    }
+
+    /// Fills a directory, takes the files of the other ranks in, and makes it visible. Returns the
+    /// hash of its manifest.
+    pub(crate) fn write(
+        &self,
+        dir: &Path,
+        fill: impl FnOnce(&Path) -> Result<(), ModelError>,
+    ) -> Result<String, Failure> {
+        let written = checkpoint::write_directory_atomically(dir, |into| {
+            fill(into)?;
+            self.take_in(dir, into).map_err(NotWritten::OfOthers)
+        });
+        match written {
+            Ok(manifest) => Ok(manifest.sha256),
+            Err(NotWritten::Own(error)) => Err(of_writing(error)),
+            Err(NotWritten::OfOthers(failure)) => Err(failure),
+        }
     }
 
     /// Writes this rank's share, which the first one takes in.
-    pub(crate) fn hand_over(&self, dir: &Path, parts: SnapshotParts) -> Result<(), Failure> {
-        let rank = self.part.rank as usize;
-        checkpoint::hand_over(dir, rank, |into| parts.write(into)).map_err(of_writing)
+    pub(crate) fn hand_over(
+        &self,
+        dir: &Path,
+        fill: impl FnOnce(&Path) -> Result<(), ModelError>,
+    ) -> Result<(), Failure> {
+        checkpoint::hand_over(dir, self.part.rank as usize, fill).map_err(of_writing)
     }
 
     /// Leaves word of what came of this rank's share. Where the first rank has given the checkpoint
@@ -130,7 +183,7 @@ impl Shares {
     }
 
     /// Takes the files of all other ranks into the unfinished directory.
-    pub(crate) fn take_in(&self, dir: &Path, into: &Path) -> Result<(), Failure> {
+    fn take_in(&self, dir: &Path, into: &Path) -> Result<(), Failure> {
         let until = self.clock.now() + self.within;
         for rank in self.others() {
             let of_rank = |failure: Failure| {
@@ -198,7 +251,11 @@ mod tests {
 
     #[test]
     fn ranks_share_the_trainers_files_alone() {
-        let part = |rank, files| Part { rank, files };
+        let part = |rank, files| Part {
+            rank,
+            files,
+            shards: 1,
+        };
         assert_eq!(part(0, 1).trainer_file(), "trainer.safetensors");
         assert_eq!(
             part(11, 12).trainer_file(),
@@ -206,6 +263,18 @@ mod tests {
         );
         assert!(part(0, 1).has_trainers() && !part(1, 1).has_trainers());
         assert!(part(3, 4).has_trainers() && !part(3, 4).is_first());
+        // Two copies of two shards of the experts.
+        let shards = |rank, files| Part {
+            rank,
+            files,
+            shards: 2,
+        };
+        assert!(shards(1, 2).has_models() && !shards(2, 2).has_models());
+        assert!(!part(1, 4).has_models());
+        assert_eq!(
+            [shards(0, 1), shards(0, 4)].map(|part| part.writers()),
+            [2, 4]
+        );
     }
 
     #[test]

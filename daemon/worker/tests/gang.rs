@@ -69,11 +69,6 @@ fn what_ranks_cannot_do_together_is_refused_before_they_wait_for_each_other() {
     let two = place(2, Shard::None);
     let refusals = [
         (
-            Place { expert: 2, ..two },
-            "experts on several devices ([parallel] expert = 2) are not built into this worker: \
-             set expert = 1 and data = 4",
-        ),
-        (
             place(2, Shard::Parameters),
             "[parallel] shard = \"parameters\" is not built into this worker: set it to \
              \"optimizer\" or \"none\"",

@@ -45,34 +45,50 @@ fn ppo_step(gang: &mut Gang, at: u64) -> (Vec<Rollout>, Metrics) {
     (rollouts, metrics)
 }
 
+/// Trains the reward model, and scores held-out texts by it, as all ranks are asked to.
 fn reward_step(gang: &mut Gang, at: u64) -> (Vec<Rollout>, Metrics) {
-    (Vec::new(), gang.trained(train_reward(at)))
+    let mut metrics = gang.trained(train_reward(at));
+    let request = WorkerRequest::Score {
+        model: None,
+        sequences: vec![ids(1, 9), ids(2, 4)],
+    };
+    let scores = gang.all(request).into_iter().map(|reply| match reply {
+        Reply::Scored { scores } => scores,
+        other => panic!("{other:?}"),
+    });
+    let scores: Vec<Vec<f32>> = scores.collect();
+    assert!(scores.iter().all(|own| *own == scores[0]), "{scores:?}");
+    for (score, number) in scores[0].iter().zip(0..) {
+        metrics.insert(format!("score/{number}"), f64::from(*score));
+    }
+    (Vec::new(), metrics)
 }
 
 #[test]
 fn any_number_of_workers_ends_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let ended = |ranks: usize, shard: Shard| {
-        let mut gang = Gang::open(ranks, &open(true), place(ranks, shard));
+    let ended = |how: Place| {
+        let mut gang = Gang::open(how.ranks() as usize, &open(true), how);
         let steps = [0, 1].map(|at| policy_step(&mut gang, at));
-        let export = dir.path().join(format!("{ranks}-{shard:?}"));
+        let export = dir.path().join(format!("{how:?}"));
         gang.export(&export);
+        checkpoint::verify_manifest(&export).unwrap();
         (steps, weights(&export))
     };
-    let (steps, expected) = ended(1, Shard::None);
+    let (steps, expected) = ended(place(1, Shard::None));
     assert!(steps.iter().all(|(_, metrics)| metrics["grad_norm"] > 0.0));
     // With four ranks two sample nothing.
-    for (ranks, shard) in [
-        (2, Shard::None),
-        (2, Shard::Optimizer),
-        (4, Shard::Optimizer),
+    for how in [
+        place(2, Shard::None),
+        place(2, Shard::Optimizer),
+        place(4, Shard::Optimizer),
+        of_experts(1, 2, Shard::None),
+        of_experts(2, 2, Shard::Optimizer),
+        of_experts(1, 4, Shard::None),
     ] {
-        let (found, weights) = ended(ranks, shard);
-        assert_eq!(found, steps, "{ranks} ranks, {shard:?}");
-        assert!(
-            weights == expected,
-            "{ranks} ranks, {shard:?}: the weights differ"
-        );
+        let (found, weights) = ended(how);
+        assert_eq!(found, steps, "{how:?}");
+        assert!(weights == expected, "{how:?}: the weights differ");
     }
 }
 
@@ -122,9 +138,9 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 /// The weights of a checkpoint, and of its value model.
-fn all_weights(dir: &Path) -> (Vec<u8>, Option<Vec<u8>>) {
-    let value = fs::read(dir.join("value/model.safetensors"));
-    (weights(dir), value.ok())
+fn all_weights(dir: &Path) -> (Weights, Option<Weights>) {
+    let value = dir.join("value");
+    (weights(dir), value.exists().then(|| weights(&value)))
 }
 
 /// Two steps of a gang of two that share the optimiser's states, with a checkpoint between them.
@@ -154,6 +170,22 @@ fn goes_on_in_any_layout(stage: &WorkerRequest, step: Step, expected: &[&str]) {
     resumed("two", "shared", 2, sharing);
     resumed("two-whole", "shared", 2, place(2, Shard::None));
     resumed("one", "shared", 1, place(1, Shard::Optimizer));
+    resumed("experts", "shared", 2, of_experts(1, 2, Shard::None));
+    let parts = states(&dir("experts-again"));
+    assert_eq!(files(&dir("experts-again")), expected);
+    resumed("of-experts", "experts-again", 2, sharing);
+    resumed(
+        "copies",
+        "experts-again",
+        4,
+        of_experts(2, 2, Shard::Optimizer),
+    );
+    resumed("of-copies", "copies-again", 1, place(1, Shard::None));
+    // The second rank has its experts alone.
+    assert!(
+        parts.chunks(2).all(|both| both[1].1 < both[0].1),
+        "{parts:?}"
+    );
     assert_eq!(files(&dir("two-again")), expected);
     let whole = ["trainer.safetensors", "value/trainer.safetensors"];
     let whole = &whole[..expected.len() / 2];
@@ -202,7 +234,7 @@ fn a_checkpoint_of_adapters_goes_on_in_any_layout() {
         request.lora = Some(Lora {
             r: 4,
             lora_alpha: 8.0,
-            target_modules: vec!["all-linear".to_owned()],
+            target_modules: ["all-linear", "down_proj"].map(str::to_owned).to_vec(),
         });
     });
     let step: Step = |gang, at| (Vec::new(), gang.trained(texts(at)));

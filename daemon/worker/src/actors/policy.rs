@@ -6,7 +6,7 @@ use crate::failure::invalid;
 use crate::gang;
 use crate::open::build;
 use crate::outbox::Outbox;
-use crate::saving::{ToSave, reserve, save};
+use crate::saving::{ToSave, reserve, save, shares};
 use crate::source::{Placement, reading_bytes};
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::{self, Failure, ModelSource};
@@ -128,11 +128,13 @@ impl Handler<Export> for Policy {
     type Result = ResponseFuture<Result<(), Failure>>;
 
     fn handle(&mut self, Export { dir, outbox }: Export, _: &mut Self::Context) -> Self::Result {
-        let device = self.device.clone();
+        let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
                 .run(move |device_state| {
-                    outbox.during("exporting", "bytes", 0, |_| export(device_state, &dir))
+                    let opened = device_state.opened()?;
+                    let shares = shares(opened, &placement, &outbox).of_export();
+                    outbox.during("exporting", "bytes", 0, |_| export(opened, &dir, &shares))
                 })
                 .await
         })

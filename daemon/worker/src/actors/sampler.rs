@@ -2,6 +2,7 @@
 
 use crate::device::DeviceThread;
 use crate::failure::{invalid, of_sampling};
+use crate::gang::Exchange;
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::{Failure, Generate, Metrics};
@@ -29,6 +30,7 @@ impl Handler<Draw> for SamplerActor {
         Box::pin(async move {
             device
                 .run(move |device_state| {
+                    let exchange = Exchange::begin(device_state.gang.as_ref(), &outbox);
                     let opened = device_state.opened()?;
                     let mut completed = |rollout| outbox.completed(rollout);
                     let sampler = opened.sampler.as_mut().ok_or_else(|| {
@@ -40,7 +42,10 @@ impl Handler<Draw> for SamplerActor {
                             report.at(done, total)
                         })
                     });
-                    drawn.map_err(of_sampling)
+                    let mut metrics = drawn.map_err(of_sampling)?;
+                    let gang = device_state.gang.as_ref();
+                    exchange.report(gang, "sampling_exchange", &mut metrics);
+                    Ok(metrics)
                 })
                 .await
         })

@@ -3,6 +3,7 @@
 use crate::checksum;
 use crate::device::{DeviceState, DeviceThread, Opened};
 use crate::failure::{invalid, of_learning, of_sampling};
+use crate::gang::Exchange;
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
@@ -60,18 +61,21 @@ impl Actor for TrainerActor {
 }
 
 impl TrainerActor {
-    /// Makes an update on the device's thread. A rank of several adds the checksum of the weights
-    /// that it has then.
+    /// Makes an update on the device's thread. A rank of several adds what its calls took, and the
+    /// checksum of the weights that it has then.
     fn update(
         &self,
+        outbox: Outbox,
         update: impl FnOnce(&mut DeviceState) -> Result<Metrics, Failure> + Send + 'static,
     ) -> ResponseFuture<Result<Metrics, Failure>> {
         let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |device_state| {
+                    let exchange = Exchange::begin(device_state.gang.as_ref(), &outbox);
                     let mut metrics = update(device_state)?;
                     let gang = device_state.gang.as_ref();
+                    exchange.report(gang, "exchange", &mut metrics);
                     if gang.is_some_and(|gang| gang.ranks() > 1) {
                         let sum = checksum::of_weights(device_state.opened()?)?;
                         metrics.insert(WEIGHTS_CHECKSUM.to_owned(), sum);
@@ -106,7 +110,7 @@ impl Handler<Reinforce> for TrainerActor {
         Reinforce { batch, outbox }: Reinforce,
         _: &mut Self::Context,
     ) -> Self::Result {
-        self.update(move |device_state| {
+        self.update(outbox.clone(), move |device_state| {
             let Opened {
                 model,
                 reference,
@@ -132,7 +136,7 @@ impl Handler<Imitate> for TrainerActor {
         Imitate { batch, outbox }: Imitate,
         _: &mut Self::Context,
     ) -> Self::Result {
-        self.update(move |device_state| {
+        self.update(outbox.clone(), move |device_state| {
             let Opened {
                 model,
                 trainer: optional,
@@ -161,7 +165,7 @@ impl Handler<ReinforceWithValues> for TrainerActor {
         ReinforceWithValues { batch, outbox }: ReinforceWithValues,
         _: &mut Self::Context,
     ) -> Self::Result {
-        self.update(move |device_state| {
+        self.update(outbox.clone(), move |device_state| {
             let Opened {
                 model,
                 reference,
@@ -196,7 +200,7 @@ impl Handler<Prefer> for TrainerActor {
     type Result = ResponseFuture<Result<Metrics, Failure>>;
 
     fn handle(&mut self, Prefer { batch, outbox }: Prefer, _: &mut Self::Context) -> Self::Result {
-        self.update(move |device_state| {
+        self.update(outbox.clone(), move |device_state| {
             let Opened {
                 model,
                 reference,
@@ -227,7 +231,7 @@ impl Handler<TrainRewardModel> for TrainerActor {
         TrainRewardModel { batch, outbox }: TrainRewardModel,
         _: &mut Self::Context,
     ) -> Self::Result {
-        self.update(move |device_state| {
+        self.update(outbox.clone(), move |device_state| {
             let Opened {
                 model,
                 trainer: optional,

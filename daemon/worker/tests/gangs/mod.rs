@@ -286,6 +286,14 @@ pub(crate) fn place(data: usize, shard: Shard) -> Place {
     }
 }
 
+/// A gang of `data` copies of each of `expert` shares of the experts.
+pub(crate) fn of_experts(data: usize, expert: u32, shard: Shard) -> Place {
+    Place {
+        expert,
+        ..place(data, shard)
+    }
+}
+
 /// What is opened, in a place of a gang.
 pub(crate) fn placed(stage: &WorkerRequest, place: Place) -> WorkerRequest {
     let WorkerRequest::Open(mut request) = stage.clone() else {

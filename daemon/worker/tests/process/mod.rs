@@ -6,6 +6,7 @@ mod requests;
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -163,6 +164,28 @@ impl Worker {
     }
 }
 
-pub(crate) fn weights(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("model.safetensors")).unwrap()
+/// The float32 tensors of a model by name, with their shapes.
+pub(crate) type Weights = BTreeMap<String, (Vec<i64>, Vec<f32>)>;
+
+/// The tensors of a model, whatever files they are in.
+pub(crate) fn weights(dir: &Path) -> Weights {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_models = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with("model") && name.ends_with(".safetensors")
+    };
+    let mut all = Weights::new();
+    for path in paths.filter(is_models) {
+        for (name, tensor) in r1d_model::checkpoint::load_tensors(&path, tch::Device::Cpu).unwrap()
+        {
+            let values = Vec::<f32>::try_from(tensor.reshape([-1])).unwrap();
+            assert!(
+                all.insert(name.clone(), (tensor.size(), values)).is_none(),
+                "{name} twice"
+            );
+        }
+    }
+    assert!(!all.is_empty());
+    all
 }
