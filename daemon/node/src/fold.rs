@@ -207,7 +207,7 @@ impl Fold {
 
     /// Takes a rank's answer; returns that of the gang if it is the last one.
     fn answered(&mut self, rank: usize, reply: Reply) -> Option<Body> {
-        // Rank 0 alone was asked.
+        // Rank 0 alone was asked, or all score the same texts.
         if matches!(reply, Reply::Scored { .. } | Reply::Answered { .. }) {
             self.is_over = true;
             return Some(Body::Done(reply));

@@ -115,7 +115,7 @@ impl Gang {
 }
 
 /// What each of so many ranks is asked, of what all are asked together; `None`: nothing. Prompts
-/// are shared out; models other than the policy answer on rank 0 alone; all else is for every rank.
+/// are shared out; models beside the open one answer on rank 0 alone; all else is for every rank.
 fn parts(request: WorkerRequest, ranks: usize) -> Vec<Option<WorkerRequest>> {
     if ranks <= 1 {
         return vec![Some(request)];
@@ -138,7 +138,7 @@ fn parts(request: WorkerRequest, ranks: usize) -> Vec<Option<WorkerRequest>> {
             };
             shared(groups, ranks).into_iter().map(of_rank).collect()
         }
-        WorkerRequest::Score { .. } | WorkerRequest::Answer(_) => {
+        WorkerRequest::Score { model: Some(_), .. } | WorkerRequest::Answer(_) => {
             let others = (1..ranks).map(|_| None);
             std::iter::once(Some(request)).chain(others).collect()
         }
@@ -163,7 +163,7 @@ fn shared(groups: Vec<Group>, ranks: usize) -> Vec<Vec<Group>> {
 mod tests {
     use super::*;
     use r1d_proto::hyperparameters::Sampling;
-    use r1d_proto::worker::Generate;
+    use r1d_proto::worker::{Generate, ModelSource};
 
     fn group(prompt: u32, samples: u32) -> Group {
         Group {
@@ -231,11 +231,17 @@ mod tests {
 
     #[test]
     fn judges_and_reward_models_answer_on_rank_0() {
-        let score = WorkerRequest::Score {
-            model: None,
+        let score = |model| WorkerRequest::Score {
+            model,
             sequences: vec![vec![1]],
         };
-        assert_eq!(parts(score.clone(), 3), [Some(score), None, None]);
+        let beside = score(Some(ModelSource::Directory("reward".into())));
+        assert_eq!(parts(beside.clone(), 3), [Some(beside), None, None]);
+        // The open model's experts may be on all ranks.
+        assert_eq!(
+            parts(score(None), 2),
+            [Some(score(None)), Some(score(None))]
+        );
         let close = || Some(WorkerRequest::Close);
         assert_eq!(parts(WorkerRequest::Close, 2), [close(), close()]);
     }

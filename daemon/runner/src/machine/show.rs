@@ -9,6 +9,9 @@ use crate::wait::Wait;
 use r1d_proto::control::job::Activity;
 use std::time::Duration;
 
+/// What begins the report of a rank that waits for others in a collective.
+const WAITING_FOR: &str = "waiting for ";
+
 impl Machine {
     pub(super) fn tick(&self, now: Duration) -> Result<(), End> {
         match self.waits().into_iter().find(|wait| wait.is_over(now)) {
@@ -97,7 +100,18 @@ impl Machine {
             .map(|wait| wait.since)
             .min()
             .map(|since| Wait::new("job", &owner, since.min(self.since)));
-        outer.into_iter().chain(inner).collect()
+        outer
+            .into_iter()
+            .chain(inner)
+            .chain(self.wait_of_ranks())
+            .collect()
+    }
+
+    /// What ranks of the job's gang have said that they wait for, if it was their last word.
+    fn wait_of_ranks(&self) -> Option<Wait> {
+        let said = self.progress.as_ref().filter(|said| said.total == 0)?;
+        let whom = said.doing.strip_prefix(WAITING_FOR)?;
+        Some(Wait::new(&self.plan.worker, whom, self.heard.worker))
     }
 
     /// What the job does now, for status.
