@@ -19,8 +19,9 @@ const FACTOR_MAX: i64 = r1d_parallel::layout::RANKS_MAX as i64;
     path = "parallel",
     check = check,
     meaning = "How a job is spread over devices: `data` × `expert` of them, each with a worker. \
-               In this release jobs run on several CPU devices with `expert` = 1; of other layouts \
-               `r1ctl plan` says what each device would hold, and `r1ctl submit` refuses them."
+               In this release jobs run on several CPU devices; of GPUs, and with \
+               shard = \"parameters\", `r1ctl plan` says what each device would hold, and \
+               `r1ctl submit` refuses them."
 )]
 pub struct Parallel {
     /// Copies of the model; of its experts, copies of each shard.
@@ -61,8 +62,9 @@ pub struct Parallel {
     #[key(
         default = false,
         meaning = "Whether 1, 2, 4, 8, … devices end with the same weights to the bit: gradients \
-                   are added along one tree. float32, one thread a device, `batch_invariant` where \
-                   completions are drawn; `data` × `expert` is a power of two up to 8."
+                   are added along one tree, and devices that share experts take turns. float32, \
+                   one thread a device, `batch_invariant` where completions are drawn; `data` × \
+                   `expert` is a power of two up to 8."
     )]
     pub layout_independent: bool,
 }

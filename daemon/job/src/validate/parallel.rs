@@ -94,20 +94,21 @@ pub fn check_built_in(job: &Job, devices: &[String]) -> Result<(), JobError> {
         layout_independent,
         ..
     } = job.parallel;
+    let drafts = job.stages.iter().find(|stage| stage.speculative_decoding());
     if job.parallel.devices() <= 1 && !layout_independent {
         return Ok(());
     }
-    let (what, fix) = if expert > 1 {
-        let what = format!("expert = {expert}, experts on several devices,");
-        (
-            what,
-            ": set expert = 1, and `data` to the number of devices",
-        )
-    } else if shard == Shard::Parameters {
+    let (what, fix) = if shard == Shard::Parameters {
         let what = "shard = \"parameters\"".to_owned();
         (what, ": set shard = \"optimizer\", or leave it out")
     } else if job.parallel.transport == Some(Transport::Nccl) {
         ("transport = \"nccl\"".to_owned(), ": leave it out")
+    } else if let Some(stage) = drafts.filter(|_| expert > 1) {
+        let what = format!(
+            "speculative_decoding = true (stage {:?}) with experts on several devices",
+            stage.name
+        );
+        (what, ": set it to false, or expert = 1")
     } else if let Some(gpu) = devices.iter().find(|device| !is_cpu(device)) {
         let what = format!("a gang on GPUs (the node has {gpu})");
         let fix = ": set data = 1 and layout_independent = false, or use a node of CPU devices \

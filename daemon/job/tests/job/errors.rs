@@ -424,13 +424,27 @@ fn a_layout_that_cannot_be_names_one_that_can() {
         r1d_job::validate::check_built_in(&job, devices).map_err(|error| error.to_string())
     };
     built_in("data = 3\nshard = \"optimizer\"", &devices).unwrap();
+    built_in("data = 2\nexpert = 2", &devices).unwrap();
+    let drafting = JOB
+        .replace("[model]", "[parallel]\nexpert = 2\n[model]")
+        .replace(
+            "kind = \"grpo\"",
+            "kind = \"grpo\"\nfrom = \"base\"\nspeculative_decoding = true",
+        );
+    let drafting = parse(&drafting).unwrap();
+    let text = r1d_job::validate::check_built_in(&drafting, &devices)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("with experts on several devices is not in this release: set it to false"),
+        "{text}"
+    );
     let gpus = ["cuda:0", "cuda:1"].map(String::from);
     built_in("shard = \"optimizer\"", &gpus).unwrap();
     for (layout, devices, fix) in [
-        ("data = 2\nexpert = 2", &devices[..], "set expert = 1"),
         (
             "data = 2\nshard = \"parameters\"",
-            &devices,
+            &devices[..],
             "set shard = \"optimizer\"",
         ),
         ("data = 2\ntransport = \"nccl\"", &devices, "leave it out"),
