@@ -1,5 +1,5 @@
-"""A job on several CPU devices: in layout-independent mode any number of them ends with the same
-bits, also when ranks are killed, and with shared optimiser states."""
+"""A job on several CPU devices: in layout-independent mode any layout ends with the same bits, also
+when ranks are killed, with shared optimiser states and with experts on several devices."""
 
 import os
 import random
@@ -11,8 +11,8 @@ import tiny
 from conftest import Daemon
 
 
-def submit(daemon, folder, data, shard="none", independent=True):
-    table = f'[parallel]\ndata = {data}\nshard = "{shard}"\n'
+def submit(daemon, folder, data, expert=1, shard="none", independent=True):
+    table = f'[parallel]\ndata = {data}\nexpert = {expert}\nshard = "{shard}"\n'
     table += f"layout_independent = {str(independent).lower()}\n\n[model]\n"
     job = tiny.write(folder / "job.toml", replace={"[model]\n": table})
     submitted = daemon.json("submit", job)
@@ -30,12 +30,12 @@ def start(folder, devices, silence_s):
     return daemon.start()
 
 
-def run(folder, data, disturb=None, silence_s=600, **layout):
-    """What the job leaves on `data` devices; `disturb` is called with daemon and job. A rank waits
-    three quarters of the time that a worker may be silent for the others."""
-    daemon = start(folder, max(data, 2), silence_s)
+def run(folder, data, disturb=None, silence_s=600, expert=1, **layout):
+    """What the job leaves on `data` × `expert` devices; `disturb` is called with daemon and job. A
+    rank waits three quarters of the time that a worker may be silent for the others."""
+    daemon = start(folder, max(data * expert, 2), silence_s)
     try:
-        job = submit(daemon, folder, data, **layout)
+        job = submit(daemon, folder, data, expert, **layout)
         if disturb:
             disturb(daemon, job)
         status = daemon.wait_ended(job)
@@ -80,7 +80,15 @@ def test_four_ranks_end_with_the_bits_of_one(tmp_path, alone):
     assert run(tmp_path, 4)[:2] == alone[:2]
 
 
-def test_ranks_that_are_killed_at_random_moments_end_with_the_same_bits(tmp_path, alone):
+@pytest.mark.parametrize("data,expert,shard", [(1, 2, "none"), (2, 2, "optimizer")])
+def test_experts_on_several_devices_end_with_the_bits_of_one(tmp_path, alone, data, expert, shard):
+    assert run(tmp_path, data, expert=expert, shard=shard)[:2] == alone[:2]
+
+
+@pytest.mark.parametrize("data,expert,shard", [(2, 1, "optimizer"), (1, 2, "none")])
+def test_ranks_that_are_killed_at_random_moments_end_with_the_same_bits(
+    tmp_path, alone, data, expert, shard
+):
     moments = random.Random(29)
 
     def disturb(daemon, job):
@@ -95,13 +103,15 @@ def test_ranks_that_are_killed_at_random_moments_end_with_the_same_bits(tmp_path
                 lambda: (now := daemon.status(job))["restarts"] > before or now["ended_at"]
             )
 
-    assert run(tmp_path, 2, disturb, shard="optimizer")[:2] == alone[:2]
+    assert run(tmp_path, data, disturb, expert=expert, shard=shard)[:2] == alone[:2]
 
 
 def test_a_rank_that_is_stopped_is_named_with_the_call(tmp_path, alone):
     def disturb(daemon, job):
         daemon.wait_for(lambda: (stage_of(daemon, job) or ("", 0))[1] >= 2)
         signal_rank(daemon, 1, signal.SIGSTOP)
+        daemon.wait_for(lambda: "rank 1 in `" in daemon.ctl("why", job).stdout)
+        assert not daemon.status(job)["restarts"], "it is said after the fact"
         daemon.wait_for(lambda: daemon.status(job)["restarts"])
 
     metrics, weights, log = run(tmp_path, 2, disturb, silence_s=20)
@@ -110,9 +120,10 @@ def test_a_rank_that_is_stopped_is_named_with_the_call(tmp_path, alone):
     assert "rank 1 is waited for" in lost and "(call " in lost, lost
 
 
-def test_without_the_mode_ranks_agree_with_one_but_for_rounding(tmp_path, alone):
+@pytest.mark.parametrize("data,expert", [(2, 1), (1, 4)])
+def test_without_the_mode_ranks_agree_with_one_but_for_rounding(tmp_path, alone, data, expert):
     """The first updates, before rounding has grown."""
-    metrics = run(tmp_path, 2, independent=False)[0]
+    metrics = run(tmp_path, data, expert=expert, independent=False)[0]
     for line, expected in zip(metrics[:6], alone[0][:6], strict=True):
         assert (line["stage"], line["step"]) == (expected["stage"], expected["step"])
         if "loss" in expected:

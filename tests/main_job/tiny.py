@@ -44,7 +44,18 @@ def metrics(directory):
 
 
 def weights(directory):
-    """SHA-256 of each weight file of the final model."""
+    """Dtype, shape and SHA-256 of each tensor of the final model, whatever files they are in."""
     files = sorted(pathlib.Path(directory).glob("*.safetensors"))
     assert files, f"no weights in {directory}"
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    tensors = {}
+    for file in files:
+        data = file.read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        header.pop("__metadata__", None)
+        for name, of in header.items():
+            assert name not in tensors, f"{name} is in two files"
+            begin, end = (start + offset for offset in of["data_offsets"])
+            own = hashlib.sha256(data[begin:end]).hexdigest()
+            tensors[name] = (of["dtype"], of["shape"], own)
+    return tensors
