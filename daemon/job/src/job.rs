@@ -76,7 +76,11 @@ pub struct Job {
     )]
     pub models: BTreeMap<String, Weights>,
     /// How the job is spread over devices.
-    #[key(meaning = "How the job is spread over devices.")]
+    #[key(
+        unset = "the job takes one device",
+        or = Parallel::ONE,
+        meaning = "How the job is spread over devices."
+    )]
     pub parallel: Parallel,
     /// Data sets of the job file, by name.
     #[key(

@@ -7,6 +7,7 @@
 //! | [`job`], [`model`], [`data`], [`stage`], [`reward`], [`eval`], [`sampler`], [`parallel`], [`checkpoint`] | the job: structs whose fields are the settings |
 //! | [`parse`] | from a text to a sound job |
 //! | [`complete`] | defaults that depend on other tables |
+//! | [`layout`] | defaults that depend on the models and the node |
 //! | [`validate`] | settings that cannot work together, each with its fix |
 //! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
 //! | [`fingerprint`] | what a stage's outcome depends on |
@@ -28,6 +29,7 @@ pub mod eval;
 pub mod file;
 pub mod fingerprint;
 pub mod job;
+pub mod layout;
 pub mod limits;
 pub mod model;
 pub mod model_shape;

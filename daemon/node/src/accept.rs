@@ -11,7 +11,7 @@ use crate::reading::Reading;
 use crate::removal;
 use crate::reuse;
 use crate::reward_versions::Recorded;
-use r1d_job::{Job, JobError, validate};
+use r1d_job::{Job, JobError, layout, validate};
 use r1d_link::work::{Accepted, Directory};
 use r1d_proto::control::plan::{Plan, PlanDisk, PlanStage};
 use r1d_proto::ids::JobId;
@@ -64,15 +64,16 @@ pub(crate) fn plan(
     reading: &Reading,
 ) -> Result<Plan, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
-    let resolved = job.to_toml();
+    let asked = job.clone();
     validate::check_devices(&job, &node.devices)?;
     date(&mut job, node.clock.unix());
     readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
     let recorded = Recorded::pinned(pins);
-    let loaded_job = LoadedJob::read(job, &node.rewards, &recorded, &node.ingest, reading)?;
+    let mut loaded_job = LoadedJob::read(job, &node.rewards, &recorded, &node.ingest, reading)?;
     let facts = loaded_job.facts();
     let room = node.device_memory.room();
+    loaded_job.job.parallel = layout::chosen(&loaded_job.job, &facts, &node.devices);
     let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
     let mut warnings = loaded_job.warnings.clone();
     let built_in = validate::check_built_in(&loaded_job.job, &node.devices);
@@ -101,9 +102,16 @@ pub(crate) fn plan(
         layout: r1d_job::plan::layout(&loaded_job.job),
         stages,
         disk,
-        resolved,
+        resolved: resolved(asked, &loaded_job.job),
         warnings,
     })
+}
+
+/// The job file as it is recorded when the job is submitted, but for the day, which is that of the
+/// submission.
+fn resolved(asked: Job, planned: &Job) -> String {
+    let parallel = planned.parallel;
+    Job { parallel, ..asked }.to_toml()
 }
 
 /// What the job leaves on disk at most: checkpoints where they go, all else in the state directory.
@@ -172,10 +180,13 @@ pub(crate) fn accept(
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
     let inputs = Found::of(&job)?;
     let (rewards, recorded) = (&node.rewards, Recorded::pinned(pins));
-    let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
+    let mut loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
     let (room, facts) = (node.device_memory.room(), loaded_job.facts());
-    let stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
-    let tight = r1d_job::plan::check_room(&stages, room, loaded_job.job.parallel.devices())?;
+    loaded_job.job.parallel = layout::chosen(&loaded_job.job, &facts, &node.devices);
+    let (job, seen) = (&loaded_job.job, &loaded_job.seen);
+    validate::check_built_in(job, &node.devices)?;
+    let stages = r1d_job::plan::stages(job, &facts, seen, room);
+    let tight = r1d_job::plan::check_room(&stages, room, job.parallel.devices())?;
     let plugins = loaded_job.keep_components(rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {

@@ -286,8 +286,8 @@ impl Plan {
         let within = self.limits.worker_silence.mul_f64(COLLECTIVE_SHARE);
         Some(Place {
             rank: 0,
-            data: parallel.data,
-            expert: parallel.expert,
+            data: parallel.data(),
+            expert: parallel.expert(),
             transport: parallel.transport.unwrap_or(Transport::Gloo),
             shard: parallel.shard,
             layout_independent: parallel.layout_independent,

@@ -263,8 +263,9 @@ fn asked_for(record: &JobRecord, request: &Request) -> bool {
     let (Ok(mut asked), Ok(known)) = (Job::parse(job, Path::new("/")), known) else {
         return false;
     };
-    // A request without a date takes that of the first submission.
+    // A request without a date or a layout takes that of the first submission.
     asked.date = asked.date.or_else(|| known.date.clone());
+    asked.parallel = asked.parallel.or(known.parallel);
     let judges = first_judges(record);
     let is_pinned = |(plugin, pin): (&String, &String)| {
         judges

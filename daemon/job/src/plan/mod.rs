@@ -20,10 +20,8 @@ pub use warnings::warnings;
 
 use crate::job::Job;
 use crate::model_shape::ModelShape;
-use crate::parallel::Parallel;
 use crate::stage::Stage;
 use r1d_proto::control::plan::{PlanLayout, PlanStage};
-use r1d_proto::worker::Shard;
 
 /// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes
 /// of [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
@@ -34,22 +32,12 @@ pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts, room: Room) ->
 
 /// How the job is spread over devices; `None` if it takes one.
 pub fn layout(job: &Job) -> Option<PlanLayout> {
-    let Parallel {
-        data,
-        expert,
-        shard,
-        layout_independent,
-        ..
-    } = job.parallel;
-    (job.parallel.devices() > 1).then(|| PlanLayout {
-        data,
-        expert,
-        shard: match shard {
-            Shard::None => "none".into(),
-            Shard::Optimizer => "optimizer".into(),
-            Shard::Parameters => "parameters".into(),
-        },
-        layout_independent,
+    let parallel = job.parallel;
+    (parallel.devices() > 1).then(|| PlanLayout {
+        data: parallel.data(),
+        expert: parallel.expert(),
+        shard: parallel.shard_word().into(),
+        layout_independent: parallel.layout_independent,
     })
 }
 

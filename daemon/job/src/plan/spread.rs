@@ -14,8 +14,8 @@ pub(super) struct Spread {
 impl Spread {
     pub(super) fn of(job: &Job) -> Spread {
         Spread {
-            ranks: job.parallel.devices().max(1),
-            expert: u64::from(job.parallel.expert).max(1),
+            ranks: job.parallel.devices(),
+            expert: job.parallel.expert().into(),
             shard: job.parallel.shard,
         }
     }

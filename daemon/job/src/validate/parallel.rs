@@ -3,7 +3,6 @@
 use crate::daemon::is_cpu;
 use crate::error::JobError;
 use crate::job::Job;
-use crate::parallel::Parallel;
 use r1d_parallel::LayoutError;
 use r1d_proto::worker::{Dtype, Shard, Transport};
 
@@ -43,7 +42,7 @@ pub(super) fn check_experts(job: &Job, experts: u64) -> Result<(), JobError> {
             LayoutError::Dense { .. } => "set expert = 1; the smallest layout is data = 1".into(),
             _ => format!(
                 "set expert = {}, the nearest that is smaller, or leave it out",
-                divisor_below(experts, job.parallel.expert.into())
+                divisor_below(experts, job.parallel.expert().into())
             ),
         };
         JobError::unsound(PLACE, error.to_string(), smallest)
@@ -64,7 +63,7 @@ pub fn check_devices(job: &Job, devices: &[String]) -> Result<(), JobError> {
     if wanted <= there {
         return Ok(());
     }
-    let Parallel { data, expert, .. } = job.parallel;
+    let (data, expert) = (job.parallel.data(), job.parallel.expert());
     let fix = match (data, expert) {
         (data, expert) if u64::from(expert) <= there => {
             let copies = there / u64::from(expert);
@@ -88,22 +87,17 @@ pub fn check_devices(job: &Job, devices: &[String]) -> Result<(), JobError> {
 /// Refuses what the workers of a gang cannot do yet; `r1ctl plan` plans it. `devices` are those of
 /// the node.
 pub fn check_built_in(job: &Job, devices: &[String]) -> Result<(), JobError> {
-    let Parallel {
-        expert,
-        shard,
-        layout_independent,
-        ..
-    } = job.parallel;
+    let parallel = &job.parallel;
     let drafts = job.stages.iter().find(|stage| stage.speculative_decoding());
-    if job.parallel.devices() <= 1 && !layout_independent {
+    if parallel.devices() <= 1 && !parallel.layout_independent {
         return Ok(());
     }
-    let (what, fix) = if shard == Shard::Parameters {
+    let (what, fix) = if parallel.shard == Shard::Parameters {
         let what = "shard = \"parameters\"".to_owned();
         (what, ": set shard = \"optimizer\", or leave it out")
-    } else if job.parallel.transport == Some(Transport::Nccl) {
+    } else if parallel.transport == Some(Transport::Nccl) {
         ("transport = \"nccl\"".to_owned(), ": leave it out")
-    } else if let Some(stage) = drafts.filter(|_| expert > 1) {
+    } else if let Some(stage) = drafts.filter(|_| parallel.expert() > 1) {
         let what = format!(
             "speculative_decoding = true (stage {:?}) with experts on several devices",
             stage.name

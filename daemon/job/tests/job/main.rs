@@ -8,6 +8,7 @@ mod keys;
 mod large_models;
 mod limits;
 mod models;
+mod parallel;
 mod plan;
 mod preferences;
 mod reference;

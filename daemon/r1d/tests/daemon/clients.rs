@@ -178,6 +178,44 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
     assert_eq!(jobs(&daemon).len(), 2);
 }
 
+/// A factor of the layout that is left out is chosen when the job is accepted. It is recorded, and
+/// on other devices the same submission is the same job, with the layout that it had.
+#[test]
+fn a_layout_that_is_left_out_is_chosen_once() {
+    let mut daemon = TestDaemon::new();
+    daemon.devices(&["cpu", "cpu"]);
+    daemon.start();
+    let text = daemon.job(&[("[model]", "[parallel]\n\n[model]")]);
+    let planned = |daemon: &TestDaemon| {
+        let (job, pins) = (text.clone(), Default::default());
+        let Response::Plan(plan) = daemon.ask(Request::Plan { job, pins }) else {
+            panic!("no plan")
+        };
+        let layout = plan.layout.expect("a layout");
+        let resolved = format!("data = {}\nexpert = {}\n", layout.data, layout.expert);
+        assert!(plan.resolved.contains(&resolved), "{}", plan.resolved);
+        (layout.data, layout.expert)
+    };
+    assert_eq!(planned(&daemon), (1, 2));
+    let request = submission(text.clone());
+    let id = hear(say(&daemon, &under("mine-1", &request)));
+    let status = daemon.try_status(&id).expect("a status");
+    let recorded = || fs::read_to_string(status.directory.join("job.toml")).expect("a job file");
+    let first = recorded();
+    assert!(
+        first.contains("[parallel]\ndata = 1\nexpert = 2\n"),
+        "{first}"
+    );
+    daemon.kill();
+    daemon.devices(&["cpu"; 4]);
+    daemon.start();
+    assert_eq!(planned(&daemon), (1, 4));
+    assert_eq!(hear(say(&daemon, &under("mine-1", &request))), id);
+    assert_eq!(jobs(&daemon).len(), 1);
+    daemon.wait_succeeded(&id);
+    assert_eq!(recorded(), first);
+}
+
 /// A person who types the command again has another id, and means the same job as long as nobody
 /// told of the first.
 #[test]
