@@ -84,9 +84,12 @@ pub(crate) fn plan(
         }
     }
     warnings.extend(r1d_job::plan::check_room(
+        &loaded_job.job,
         &stages,
+        &facts,
+        &loaded_job.seen,
         room,
-        loaded_job.job.parallel.devices(),
+        &node.devices,
     )?);
     warnings.extend(loaded_job.small_caches(room));
     let disk = disk(&loaded_job.job, &stages, &node.state_dir);
@@ -186,7 +189,7 @@ pub(crate) fn accept(
     let (job, seen) = (&loaded_job.job, &loaded_job.seen);
     validate::check_built_in(job, &node.devices)?;
     let stages = r1d_job::plan::stages(job, &facts, seen, room);
-    let tight = r1d_job::plan::check_room(&stages, room, job.parallel.devices())?;
+    let tight = r1d_job::plan::check_room(job, &stages, &facts, seen, room, &node.devices)?;
     let plugins = loaded_job.keep_components(rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {

@@ -18,6 +18,21 @@ pub(super) const CACHE: &str = "sampler";
 pub(super) const UPDATE: &str = "update";
 /// The holder of the judges that write, each with a cache.
 const JUDGES: &str = "judges";
+/// Holders of the device's memory from the stage's beginning to its end. The others' part depends
+/// on how long completions are, or is an upper bound.
+const RESIDENT: [&str; 5] = [
+    "policy",
+    "reference",
+    "optimiser",
+    "gradients",
+    "value model",
+];
+
+/// Bytes of [`super::memory`] that a stage takes from its beginning to its end.
+pub(super) fn resident(memory: &BTreeMap<String, u64>) -> u64 {
+    let held = RESIDENT.iter().filter_map(|holder| memory.get(*holder));
+    held.fold(0, |sum, bytes| sum.saturating_add(*bytes))
+}
 
 /// Returns the bytes that a stage takes while it samples, beside caches, by holder; and the bytes
 /// of a cached token, by the holder of the cache. On a GPU the sampler has [copies of

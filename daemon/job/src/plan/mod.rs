@@ -3,7 +3,9 @@
 mod cache;
 mod disk;
 mod facts;
+mod fit;
 mod held;
+mod layouts;
 mod memory;
 mod records;
 mod room;
@@ -13,9 +15,10 @@ mod warnings;
 pub use cache::{fitting_tokens, peak, small_caches};
 pub use disk::disk;
 pub use facts::InputFacts;
+pub use fit::check_room;
 pub use memory::{host_memory, memory};
 pub use records::check_records;
-pub use room::{Room, check_room};
+pub use room::Room;
 pub use warnings::warnings;
 
 use crate::job::Job;

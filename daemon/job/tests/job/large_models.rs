@@ -24,6 +24,32 @@ const V2_LITE: &str = r#"{"architectures": ["DeepseekV2ForCausalLM"], "model_typ
     "norm_topk_prob": false, "scoring_func": "softmax", "routed_scaling_factor": 1.0,
     "max_position_embeddings": 4096, "tie_word_embeddings": false}"#;
 
+/// Qwen2.5-32B.
+pub(crate) const QWEN_32B: &str = r#"{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+    "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+    "num_attention_heads": 40, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "tie_word_embeddings": false}"#;
+
+/// Qwen3-30B-A3B.
+pub(crate) const QWEN3_30B: &str = r#"{"architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048,
+    "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+    "num_experts_per_tok": 8, "norm_topk_prob": true, "decoder_sparse_step": 1,
+    "mlp_only_layers": [], "max_position_embeddings": 40960, "tie_word_embeddings": false}"#;
+
+/// DeepSeek-V3.
+pub(crate) const DEEPSEEK_V3: &str = r#"{"architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3", "vocab_size": 129280, "hidden_size": 7168,
+    "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_hidden_layers": 61,
+    "num_attention_heads": 128, "num_key_value_heads": 128, "n_routed_experts": 256,
+    "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 3,
+    "moe_layer_freq": 1, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "topk_method": "noaux_tc", "n_group": 8,
+    "topk_group": 4, "norm_topk_prob": true, "scoring_func": "sigmoid",
+    "routed_scaling_factor": 2.5, "max_position_embeddings": 163840,
+    "tie_word_embeddings": false}"#;
+
 /// What one GRPO stage takes on the device and, without its snapshot, on the host.
 fn counted(config: &str, settings: &str) -> (BTreeMap<String, u64>, u64) {
     counted_on(config, settings, "")
@@ -141,4 +167,21 @@ fn a_layout_shares_experts_and_optimiser_states_out() {
     let (_, shared) = counted_on(QWEN, offload, "data = 2\nshard = \"optimizer\"");
     assert_eq!(of_two, 2 * of_one);
     assert_eq!(shared, of_one + (256 << 20));
+}
+
+/// The sizes that their authors give, DeepSeek-V3's without the bias of each expert in the choice
+/// of experts, which is not trained.
+#[test]
+fn large_models_have_as_many_parameters_as_is_said_of_them() {
+    for (config, parameters, experts) in [
+        (QWEN_32B, 32_763_876_352, 0),
+        (QWEN3_30B, 30_532_122_624, 28_991_029_248),
+        (DEEPSEEK_V3, 671_026_419_200 - 58 * 256, 653_908_770_816),
+    ] {
+        let shape = ModelShape::from_config(config).unwrap();
+        assert_eq!(
+            (shape.parameters, shape.expert_values()),
+            (parameters, experts)
+        );
+    }
 }

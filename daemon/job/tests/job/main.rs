@@ -6,6 +6,7 @@ mod errors;
 mod judges;
 mod keys;
 mod large_models;
+mod layouts;
 mod limits;
 mod models;
 mod parallel;

@@ -412,7 +412,7 @@ fn the_peak_is_the_larger_of_the_phases() {
         host: None,
     };
     assert_eq!(
-        check_room(&plan[2..3], between, 1).unwrap(),
+        check_room(&job, &plan[2..3], &[facts()], &seen(), between, &[]).unwrap(),
         [] as [&str; 0]
     );
 }
@@ -596,7 +596,8 @@ fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
     let plan = stages(&job, &[facts()], &seen(), Room::default());
     let check = |device: Option<u64>, host: u64| {
         let host = Some(host);
-        check_room(&plan, Room { device, host }, 1)
+        let room = Room { device, host };
+        check_room(&job, &plan, &[facts()], &seen(), room, &[])
     };
     assert_eq!(check(Some(1 << 40), 1 << 40).unwrap(), [] as [&str; 0]);
     let text = check(Some(11_999), 1 << 40).unwrap_err().to_string();
@@ -617,12 +618,15 @@ fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
         .iter()
         .map(|stage| stage.memory_peak + stage.host_memory.get("optimiser").copied().unwrap_or(0));
     let host = of_host.max().unwrap();
-    let told = |devices| {
+    let told = |data| {
+        let table = format!("[parallel]\ndata = {data}\n[model]");
+        let job = parse(&JOB.replace("[model]", &table)).unwrap();
         let room = Room {
             device: None,
             host: Some(host),
         };
-        check_room(&plan, room, devices).unwrap().join("\n")
+        let warned = check_room(&job, &plan, &[facts()], &seen(), room, &[]);
+        warned.unwrap().join("\n")
     };
     assert_eq!(told(1), "");
     assert!(told(2).contains("of the host's memory"), "{}", told(2));
