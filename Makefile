@@ -117,6 +117,7 @@ bench: build python
 	tests/bench/decode_cpu/run
 	tests/bench/grpo_step_cpu/run
 	tests/bench/load/run
+	tests/bench/parallel/run
 	tests/bench/rewards/run
 
 lint:

@@ -85,29 +85,33 @@ impl Divider {
         let first = self.rank - self.rank % self.shards;
         let group = &ranks[first..first + self.shards];
         let own = self.rank - first;
-        let mut turns = Vec::new();
-        for leaf in 0..group[own].len() {
-            let of_rank = |rank: usize| &group[rank][leaf];
-            if self.leaves.is_some() {
-                turns.extend((0..self.shards).map(|of| Turn {
-                    of,
-                    micro_batches: if of == own {
-                        of_rank(own).clone()
-                    } else {
-                        vec![Vec::new(); of_rank(of).len()]
-                    },
-                }));
-                continue;
-            }
-            let passes = (0..self.shards).map(|rank| of_rank(rank).len()).max();
-            let mut micro_batches = of_rank(own).clone();
-            micro_batches.resize(passes.unwrap_or(0), Vec::new());
-            turns.push(Turn {
-                of: own,
-                micro_batches,
-            });
+        let leaves = 0..group[own].len();
+        leaves
+            .flat_map(|leaf| self.turns_of(leaf, own, group))
+            .collect()
+    }
+
+    /// The passes through one leaf of each rank of an expert group, as the rank `own` makes them.
+    fn turns_of(self, leaf: usize, own: usize, group: &[Vec<Leaf>]) -> Vec<Turn> {
+        let of_rank = |rank: usize| &group[rank][leaf];
+        if self.leaves.is_some() {
+            let turn = |of: usize| Turn {
+                of,
+                micro_batches: if of == own {
+                    of_rank(own).clone()
+                } else {
+                    vec![Vec::new(); of_rank(of).len()]
+                },
+            };
+            return (0..self.shards).map(turn).collect();
         }
-        turns
+        let passes = (0..self.shards).map(|rank| of_rank(rank).len()).max();
+        let mut micro_batches = of_rank(own).clone();
+        micro_batches.resize(passes.unwrap_or(0), Vec::new());
+        vec![Turn {
+            of: own,
+            micro_batches,
+        }]
     }
 }
 

@@ -172,10 +172,11 @@ fn a_layout_that_no_worker_can_have_is_planned_and_refused() {
         let table = format!("[parallel]\n{layout}\n[model]");
         daemon.job(&[("[model]", &table)])
     };
-    let refused = daemon.refused(spread("expert = 2"));
-    let wanted = "expert = 2, experts on several devices, is not in this release";
+    let layout = "expert = 2\nshard = \"parameters\"";
+    let refused = daemon.refused(spread(layout));
+    let wanted = "shard = \"parameters\" is not in this release";
     assert!(refused.contains(wanted), "{refused}");
-    let job = spread("expert = 2");
+    let job = spread(layout);
     let pins = Default::default();
     let Response::Plan(plan) = daemon.ask(Request::Plan { job, pins }) else {
         panic!("no plan")

@@ -100,11 +100,8 @@ impl Machine {
             .map(|wait| wait.since)
             .min()
             .map(|since| Wait::new("job", &owner, since.min(self.since)));
-        outer
-            .into_iter()
-            .chain(inner)
-            .chain(self.wait_of_ranks())
-            .collect()
+        let told = self.wait_of_ranks();
+        outer.into_iter().chain(inner).chain(told).collect()
     }
 
     /// What ranks of the job's gang have said that they wait for, if it was their last word.
