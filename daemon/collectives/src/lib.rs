@@ -9,6 +9,7 @@
 //! | [`backend`] | what a transport has to do |
 //! | [`in_process`] | ranks that are threads of one process: for tests, and a gang of one |
 //! | [`gloo`] | libtorch's Gloo, over TCP |
+//! | [`quic`] | a transport of our own, over QUIC, for small tensors |
 //! | [`open`] | a group by the name of its transport |
 //! | [`rendezvous`] | where ranks find each other, and leave word of what failed |
 //! | [`call`] | what a collective is called with, and what ranks tell each other before it |
@@ -30,6 +31,7 @@ pub mod gloo;
 pub mod in_process;
 pub mod open;
 pub mod process_group;
+pub mod quic;
 mod shim;
 pub mod sum;
 pub mod watch;

@@ -2,10 +2,11 @@
 //! rendezvous that they are there and what they are, so that one that is missing, or of another
 //! build, is named.
 
-use crate::backend::BackendError;
+use crate::backend::{Backend, BackendError};
 use crate::flight::ranks_of;
 use crate::gloo::Gloo;
 use crate::process_group::ProcessGroup;
+use crate::quic::Quic;
 use crate::rendezvous::{Below, Rendezvous, RendezvousError};
 use r1d_proto::world::{Clock, SharedClock};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,11 @@ use std::time::Duration;
 pub enum Transport {
     /// libtorch's Gloo: TCP, for tensors on the CPU.
     Gloo {
+        /// The name or address at which the other ranks reach this one.
+        host: String,
+    },
+    /// QUIC, for small tensors on the CPU.
+    Quic {
         /// The name or address at which the other ranks reach this one.
         host: String,
     },
@@ -97,11 +103,11 @@ pub fn open(
     clock: SharedClock,
     within: Duration,
 ) -> Result<ProcessGroup, OpenError> {
-    let Transport::Gloo { host } = transport else {
+    if *transport == Transport::Nccl {
         return Err(OpenError::NotBuiltIn {
             group: name.to_owned(),
         });
-    };
+    }
     let until = clock.now() + within;
     let below = Below::new(name, Arc::clone(&rendezvous));
     let members = meet(name, own, &below, &*clock, within)?;
@@ -115,20 +121,38 @@ pub fn open(
             other: Box::new(other),
         });
     }
-    let left = until.saturating_sub(clock.now());
-    let store = Arc::new(Below::new("gloo", Arc::new(below)));
-    let backend = Gloo::open(own.rank, own.size, host, store, left).map_err(|cause| {
-        OpenError::Transport {
-            group: name.to_owned(),
-            cause,
-        }
+    let backend = connect(own, transport, below, &clock, until);
+    let backend = backend.map_err(|cause| OpenError::Transport {
+        group: name.to_owned(),
+        cause,
     })?;
-    Ok(ProcessGroup::new(
-        name,
-        Box::new(backend),
-        rendezvous,
-        clock,
-    ))
+    Ok(ProcessGroup::new(name, backend, rendezvous, clock))
+}
+
+/// Connects the ranks, which have met, until this moment of the clock.
+fn connect(
+    own: &Member,
+    transport: &Transport,
+    rendezvous: Below,
+    clock: &SharedClock,
+    until: Duration,
+) -> Result<Box<dyn Backend>, BackendError> {
+    let (rank, size) = (own.rank, own.size);
+    let below = |name: &str| Below::new(name, Arc::new(rendezvous));
+    Ok(match transport {
+        Transport::Gloo { host } => {
+            let left = until.saturating_sub(clock.now());
+            Box::new(Gloo::open(rank, size, host, Arc::new(below("gloo")), left)?)
+        }
+        Transport::Quic { host } => Box::new(Quic::open(
+            (rank, size),
+            host,
+            &below("quic"),
+            clock,
+            until,
+        )?),
+        Transport::Nccl => return Err(BackendError("NCCL is not built in".to_owned())),
+    })
 }
 
 /// Says that this rank is there, and waits for all others.

@@ -1,4 +1,4 @@
-//! Ranks as real processes over Gloo, which meet at a rendezvous that this process serves: they
+//! Ranks as real processes over Gloo and over QUIC, which meet at a rendezvous that this process serves: they
 //! compute what one would, and when one of them dies, stops or makes another call, all others end
 //! with an error that says which.
 
@@ -26,6 +26,9 @@ const SHORT: Duration = Duration::from_secs(3);
 /// How long a test waits for the next line of any rank.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// The transports between processes.
+const TRANSPORTS: [&str; 2] = ["gloo", "quic"];
+
 // --- a rank
 
 /// One rank of a gang, in a process of its own: what the tests below start.
@@ -40,8 +43,10 @@ fn rank() {
         size,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let transport = Transport::Gloo {
-        host: "127.0.0.1".to_owned(),
+    let host = "127.0.0.1".to_owned();
+    let transport = match variable("R1D_TRANSPORT").as_str() {
+        "quic" => Transport::Quic { host },
+        _ => Transport::Gloo { host },
     };
     let rendezvous = Arc::new(Served::at(PathBuf::from(variable("R1D_RENDEZVOUS"))));
     let clock = SystemClock::shared();
@@ -170,7 +175,7 @@ struct Gang {
 }
 
 impl Gang {
-    fn start(part: &str, size: usize) -> Gang {
+    fn start(transport: &str, part: &str, size: usize) -> Gang {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("rendezvous");
         served::serve(&socket);
@@ -178,6 +183,7 @@ impl Gang {
         let ranks = (0..size).map(|rank| {
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "rank", "--ignored", "--nocapture"])
+                .env("R1D_TRANSPORT", transport)
                 .env("R1D_PART", part)
                 .env("R1D_RANK", rank.to_string())
                 .env("R1D_RANKS", size.to_string())
@@ -248,77 +254,85 @@ impl Drop for Gang {
 }
 
 #[test]
-fn gradients_have_the_same_bits_on_two_and_on_four_ranks() {
-    let of = |size| Gang::start("gradients", size).ends(size, "has ");
-    let mut found = of(2);
-    found.append(
-        &mut of(4)
-            .into_iter()
-            .map(|(rank, bits)| (10 + rank, bits))
-            .collect(),
-    );
-    assert_eq!(found.len(), 6);
-    assert!(found.values().all(|bits| *bits == found[&0]), "{found:?}");
+fn gradients_have_the_same_bits_on_two_and_on_four_ranks_over_any_transport() {
+    let mut found = Vec::new();
+    for transport in TRANSPORTS {
+        for size in [2, 4] {
+            let of_ranks = Gang::start(transport, "gradients", size).ends(size, "has ");
+            found.extend(of_ranks.into_values());
+        }
+    }
+    assert_eq!(found.len(), 12);
+    assert!(found.iter().all(|bits| *bits == found[0]), "{found:?}");
 }
 
 #[test]
 fn a_rank_that_is_killed_is_named_by_all_others_at_once() {
-    let gang = Gang::start("killed", 4);
-    gang.wait_for(2, "made step 20");
-    gang.signal(2, libc::SIGKILL);
-    // Long before the calls' deadline.
-    for (rank, error) in gang.ends(3, "ends: ") {
-        assert_ne!(rank, 2);
-        assert!(
-            error.starts_with(&format!("group `job/1/all`, rank {rank}: `step ")),
-            "{error}"
-        );
-        assert!(
-            error.contains(": rank 2 is waited for: dead, stopped"),
-            "{error}"
-        );
+    for transport in TRANSPORTS {
+        let gang = Gang::start(transport, "killed", 4);
+        gang.wait_for(2, "made step 20");
+        gang.signal(2, libc::SIGKILL);
+        // Long before the calls' deadline.
+        for (rank, error) in gang.ends(3, "ends: ") {
+            assert_ne!(rank, 2);
+            assert!(
+                error.starts_with(&format!("group `job/1/all`, rank {rank}: `step ")),
+                "{error}"
+            );
+            assert!(
+                error.contains(": rank 2 is waited for: dead, stopped"),
+                "{transport}: {error}"
+            );
+        }
     }
 }
 
 #[test]
 fn a_rank_that_is_stopped_is_named_at_the_deadline() {
-    let gang = Gang::start("stopped", 4);
-    gang.wait_for(1, "made step 20");
-    gang.signal(1, libc::SIGSTOP);
-    for (rank, error) in gang.ends(3, "ends: ") {
-        assert_ne!(rank, 1);
-        assert!(error.contains("`step "), "{error}");
-        assert!(
-            error.contains(": rank 1 is waited for: dead, stopped"),
-            "{error}"
-        );
+    for transport in TRANSPORTS {
+        let gang = Gang::start(transport, "stopped", 4);
+        gang.wait_for(1, "made step 20");
+        gang.signal(1, libc::SIGSTOP);
+        for (rank, error) in gang.ends(3, "ends: ") {
+            assert_ne!(rank, 1);
+            assert!(error.contains("`step "), "{error}");
+            assert!(
+                error.contains(": rank 1 is waited for: dead, stopped"),
+                "{transport}: {error}"
+            );
+        }
     }
 }
 
 #[test]
 fn a_rank_that_makes_another_call_is_named_with_both_calls() {
-    let gang = Gang::start("mismatch", 2);
-    let errors = gang.ends(2, "ends: ");
-    let [step, checkpoint] = [
-        "`step 5` (call 6: all-to-all of Float rows [16])",
-        "`checkpoint` (call 6: barrier)",
-    ];
-    assert_eq!(
-        errors[&0],
-        format!("group `job/1/all`: rank 0 calls {step}, rank 1 calls {checkpoint}")
-    );
-    assert_eq!(
-        errors[&1],
-        format!("group `job/1/all`: rank 1 calls {checkpoint}, rank 0 calls {step}")
-    );
+    for transport in TRANSPORTS {
+        let gang = Gang::start(transport, "mismatch", 2);
+        let errors = gang.ends(2, "ends: ");
+        let [step, checkpoint] = [
+            "`step 5` (call 6: all-to-all of Float rows [16])",
+            "`checkpoint` (call 6: barrier)",
+        ];
+        assert_eq!(
+            errors[&0],
+            format!("group `job/1/all`: rank 0 calls {step}, rank 1 calls {checkpoint}")
+        );
+        assert_eq!(
+            errors[&1],
+            format!("group `job/1/all`: rank 1 calls {checkpoint}, rank 0 calls {step}")
+        );
+    }
 }
 
 #[test]
 #[ignore = "prints how fast the loopback interface is"]
 fn speed_of_the_loopback_interface() {
-    for size in [2, 4] {
-        for (rank, text) in Gang::start("speed", size).ends(size, "all-to-all") {
-            println!("{size} ranks, rank {rank}: all-to-all{text}");
+    for transport in TRANSPORTS {
+        for size in [2, 4] {
+            let told = Gang::start(transport, "speed", size).ends(size, "all-to-all");
+            for (rank, text) in told {
+                println!("{transport}, {size} ranks, rank {rank}: all-to-all{text}");
+            }
         }
     }
 }

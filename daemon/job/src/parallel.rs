@@ -58,8 +58,9 @@ pub struct Parallel {
     /// How bytes travel between devices.
     #[key(
         unset = "gloo between CPU devices, nccl between GPUs",
-        meaning = "How bytes travel between devices: libtorch's \"gloo\" (CPU devices), or \
-                   \"nccl\" (GPUs)."
+        meaning = "How bytes travel between devices: libtorch's \"gloo\" (CPU devices), \
+                   \"nccl\" (GPUs), or \"quic\" (CPU devices; small models alone, of which a \
+                   device sends 64 MB in an update at most)."
     )]
     pub transport: Option<Transport>,
     /// Whether any number of devices gives the same bits.

@@ -91,6 +91,18 @@ impl NodeIdentity {
         }
     }
 
+    /// Makes an identity that is kept nowhere: for what lives no longer than its process.
+    pub fn ephemeral() -> Result<NodeIdentity, NetError> {
+        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_string()])
+            .map_err(|error| NetError::Tls(error.to_string()))?;
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())
+            .map_err(|error| NetError::Tls(error.to_string()))?;
+        Ok(NodeIdentity {
+            certificate: made.cert.into(),
+            key,
+        })
+    }
+
     /// The fingerprint by which peers know this node.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)

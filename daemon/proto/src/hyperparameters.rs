@@ -258,6 +258,8 @@ pub enum Transport {
     Gloo,
     /// NVIDIA's NCCL, for tensors on GPUs.
     Nccl,
+    /// QUIC, for small tensors on the CPU.
+    Quic,
 }
 
 /// What the copies of a model's weights share.

@@ -105,6 +105,7 @@ fn group(
     let transport = match place.transport {
         worker::Transport::Gloo => Transport::Gloo { host: HOST.into() },
         worker::Transport::Nccl => Transport::Nccl,
+        worker::Transport::Quic => Transport::Quic { host: HOST.into() },
     };
     let (rendezvous, clock) = (placement.rendezvous.clone(), placement.clock.clone());
     open(name, &own, &transport, rendezvous, clock, MEET_MAX).map_err(of_gang)

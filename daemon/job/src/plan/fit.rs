@@ -1,5 +1,6 @@
 //! Whether a job fits the node that it was sent to.
 
+use super::exchange;
 use super::facts::InputFacts;
 use super::held::resident;
 use super::layouts::smallest_in_words;
@@ -29,6 +30,9 @@ pub fn check_room(
     let mut warnings = Vec::new();
     for stage in stages.iter().filter(|stage| stage.reused_from.is_none()) {
         let place = format!("[[stage]] {:?}", stage.name);
+        if let Some(of_job) = job.stages.iter().find(|of_job| of_job.name == stage.name) {
+            exchange::check(job, of_job, facts)?;
+        }
         let all = stage.memory_peak;
         let of_host = stage.host_memory.get("optimiser").copied().unwrap_or(0);
         if let Some(device) = room.device {

@@ -81,6 +81,8 @@ fn copies(job: &Job, stage: &Stage, own: &ModelShape) -> u64 {
 pub(super) struct Trained {
     /// Number of values: the adapters', or the weights'.
     pub parameters: u64,
+    /// Number of those that are of routed experts, which a layout shares out.
+    pub experts: u64,
     /// Number of the adapters' values; 0 without adapters.
     pub adapters: u64,
     /// Number of those that one device trains.
@@ -117,6 +119,7 @@ impl Trained {
             optimiser: kept.saturating_mul(moment_bytes + master_bytes),
             local: spread.weights(parameters, experts),
             parameters,
+            experts,
             adapters,
             has_sums,
             is_on_host,

@@ -2,6 +2,7 @@
 
 mod cache;
 mod disk;
+mod exchange;
 mod facts;
 mod fit;
 mod held;

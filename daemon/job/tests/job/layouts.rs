@@ -173,3 +173,30 @@ fn a_stage_that_is_taken_over_asks_for_no_layout() {
     let left = on(&lines);
     assert!(left.contains("on 2 devices"), "{left}");
 }
+
+/// 32 and 72 MB of gradients on each of two devices that send half of them and the half of a sum.
+#[test]
+fn quic_carries_small_models_alone() {
+    let told = |parameters: u64, table: &str| {
+        let job = with_table(table);
+        let shape = ModelShape {
+            parameters,
+            ..plan::facts()
+        };
+        let (shapes, seen) = ([shape], InputFacts::default());
+        let room = Room::default();
+        let lines = stages(&job, &shapes, &seen, room);
+        check_room(&job, &lines, &shapes, &seen, room, &devices("cpu", 2))
+            .map_err(|error| error.to_string())
+    };
+    let of_two = |transport: &str| format!("[parallel]\ndata = 2\ntransport = \"{transport}\"");
+    told(8_000_000, &of_two("quic")).unwrap();
+    told(18_000_000, &of_two("gloo")).unwrap();
+    let error = told(18_000_000, &of_two("quic")).unwrap_err();
+    assert!(
+        error.contains("sends 72 MB of gradients in an update, and \"quic\" is for 64 MB at most")
+            && error.contains("set transport = \"gloo\""),
+        "{error}"
+    );
+    told(18_000_000, "[parallel]\ntransport = \"quic\"\ndata = 1").unwrap();
+}
