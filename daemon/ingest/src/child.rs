@@ -1,5 +1,6 @@
 //! Makes token sets in a child process: what a file does to the parser, the template or the
-//! tokenizer that reads it, it does to the child and to nothing else.
+//! tokenizer that reads it, it does to the child and to nothing else. The orders of long epochs are
+//! made there too, because they take much memory while they are made.
 //!
 //! The child is the daemon's own executable, started with arguments that make it call
 //! [`serve_child`]. Its standard input is one end of a socket pair: a [`Task`] comes in, a
@@ -15,9 +16,11 @@
 //!
 //! A kernel without Landlock leaves it the daemon user's right to read files.
 
+use crate::ahead::OrderKey;
 use crate::file::{SetError, Writer};
 use crate::key::Key;
 use crate::make::{Done, MakeError, MakeStatus, Making, Watch};
+use crate::permutation;
 use crate::request::Request;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -107,11 +110,16 @@ pub enum Maker {
 
 /// What a child makes.
 #[derive(Serialize, Deserialize)]
-struct Task {
-    request: Request,
-    key: Key,
-    /// The folder of token sets.
-    dir: PathBuf,
+enum Task {
+    /// A token set.
+    Set {
+        request: Box<Request>,
+        key: Key,
+        /// The folder of token sets.
+        dir: PathBuf,
+    },
+    /// The order of an epoch: while it is made it is in memory, four bytes a row.
+    Order(OrderKey),
 }
 
 /// What a child tells.
@@ -178,42 +186,61 @@ impl Maker {
         file: File,
         watch: Watch<'_>,
     ) -> Result<(), MakeError> {
-        match self {
-            Maker::InProcess => request.make(key, Making::new(Writer::new(file)?, watch), dir),
-            Maker::Child {
-                program,
-                args,
-                idle_max,
-            } => {
-                let task = &Task {
-                    request: request.clone(),
-                    key: *key,
-                    dir: dir.into(),
-                };
-                let child = SetChild {
-                    program,
-                    args,
-                    idle_max: *idle_max,
-                    task,
-                };
-                child.make(&file, watch)
-            }
-        }
+        let Maker::Child { .. } = self else {
+            return request.make(key, Making::new(Writer::new(file)?, watch), dir);
+        };
+        let task = Task::Set {
+            request: Box::new(request.clone()),
+            key: *key,
+            dir: dir.into(),
+        };
+        self.by_child(&task, &file, watch)
+    }
+
+    /// Writes the order of an epoch to an empty file.
+    pub(crate) fn order(&self, key: &OrderKey, file: &File) -> io::Result<()> {
+        let Maker::Child { .. } = self else {
+            return permutation::write(key, file);
+        };
+        let made = self.by_child(&Task::Order(*key), file, &mut |_| true);
+        made.map_err(|error| match error {
+            MakeError::Write(error) => error,
+            error => io::Error::other(error.to_string()),
+        })
+    }
+
+    /// Has a child do a task, if that is who makes sets.
+    fn by_child(&self, task: &Task, file: &File, watch: Watch<'_>) -> Result<(), MakeError> {
+        let Maker::Child {
+            program,
+            args,
+            idle_max,
+        } = self
+        else {
+            return Ok(());
+        };
+        let child = TaskChild {
+            program,
+            args,
+            idle_max: *idle_max,
+            task,
+        };
+        child.make(file, watch)
     }
 }
 
-/// The child that makes one set, as it is started.
-struct SetChild<'a> {
+/// The child that does one task, as it is started.
+struct TaskChild<'a> {
     program: &'a Path,
     args: &'a [OsString],
     idle_max: Duration,
     task: &'a Task,
 }
 
-impl SetChild<'_> {
-    /// Has a child make the set in `file`, and another if that one is lost.
+impl TaskChild<'_> {
+    /// Has a child do the task in `file`, and another if that one is lost.
     fn make(&self, file: &File, watch: Watch<'_>) -> Result<(), MakeError> {
-        let (name, watch) = (self.task.request.names(), RefCell::new(watch));
+        let (name, watch) = (self.task.name(), RefCell::new(watch));
         let made = r1d_child::with_retries(
             || self.attempt(file, *watch.borrow_mut()),
             |lost, pause| {
@@ -231,11 +258,11 @@ impl SetChild<'_> {
             Ending::Other(error) => error,
             Ending::Lost(Lost { cause, blame }) => match blame {
                 Blame::Itself => MakeError::Told(format!(
-                    "data.{name}: {cause}: what ends it is in these files, or in the tokenizer or \
+                    "{name}: {cause}: what ends it is in these files, or in the tokenizer or \
                      template"
                 )),
                 Blame::Outside => MakeError::Lost(format!(
-                    "data.{name}: {cause}: see to the machine's memory, and to who ends processes"
+                    "{name}: {cause}: see to the machine's memory, and to who ends processes"
                 )),
             },
         })
@@ -305,8 +332,8 @@ impl SetChild<'_> {
 
     /// A limit of the child's own, which another child would meet too.
     fn over_limit(&self, what: String) -> Ending<MakeError> {
-        let name = self.task.request.names();
-        Ending::Other(MakeError::Told(format!("data.{name}: {what}")))
+        let name = self.task.name();
+        Ending::Other(MakeError::Told(format!("{name}: {what}")))
     }
 }
 
@@ -402,12 +429,12 @@ fn serve() -> Result<(), Box<dyn Error>> {
         // A parent that is gone wants nothing.
         frame::write_blocking(&mut told, Format::Postcard, &Report::Done(status.done())).is_ok()
     };
-    let made = Writer::new(file)
-        .map_err(MakeError::Write)
-        .and_then(|writer| {
-            let making = Making::new(writer, &mut watch);
-            task.request.make(&task.key, making, &task.dir)
-        });
+    let made = match &task {
+        Task::Set { request, key, dir } => Writer::new(file)
+            .map_err(MakeError::Write)
+            .and_then(|writer| request.make(key, Making::new(writer, &mut watch), dir)),
+        Task::Order(key) => permutation::write(key, &file).map_err(MakeError::Write),
+    };
     let report = Report::Ended(made.map_err(Failure::from));
     Ok(frame::write_blocking(
         &mut stream,
@@ -490,9 +517,21 @@ pub fn confine(files: &[PathBuf]) -> Result<(), Box<dyn Error>> {
 }
 
 impl Task {
+    /// What is read, in errors.
+    fn name(&self) -> String {
+        match self {
+            Task::Set { request, .. } => format!("data.{}", request.names()),
+            Task::Order(_) => "the order of an epoch".to_owned(),
+        }
+    }
+
+    /// The files that the child may read.
     fn paths(&self) -> Vec<PathBuf> {
-        let rows = self.request.rows().into_iter();
-        let rows = rows.map(|rows| self.dir.join(rows.key.to_string()));
-        self.request.files().into_iter().chain(rows).collect()
+        let Task::Set { request, dir, .. } = self else {
+            return Vec::new();
+        };
+        let rows = request.rows().into_iter();
+        let rows = rows.map(|rows| dir.join(rows.key.to_string()));
+        request.files().into_iter().chain(rows).collect()
     }
 }

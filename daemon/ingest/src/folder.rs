@@ -109,9 +109,9 @@ impl TokenSets {
         Ok(TokenSets(Arc::new(Folder {
             blobs: Blobs::open(Disk::shared(), dir, ""),
             build,
-            maker,
             bytes_max,
-            orders: Orders::new(dir),
+            orders: Orders::new(dir, maker.clone()),
+            maker,
             sets: Mutex::default(),
             made: Condvar::new(),
         })))

@@ -15,6 +15,7 @@
 //! | [`supervision`], `documents` | batches of `pretrain` and `sft` |
 //! | [`preferences`] | batches of `dpo` and `reward-model` |
 //! | [`order`], `ahead` | which rows a step takes; orders made before they are wanted |
+//! | `permutation` | the order of an epoch, and the file that holds a long one |
 //!
 //! The batch of a step is a function of files and a seed: no clock, no randomness of its own.
 
@@ -29,6 +30,7 @@ pub mod key;
 pub mod make;
 pub mod order;
 mod parallel;
+mod permutation;
 pub mod preferences;
 pub mod prompts;
 pub mod request;

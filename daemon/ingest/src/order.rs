@@ -2,10 +2,11 @@
 //! keeps the order of an epoch, so that it is not made again for each step.
 
 use crate::ahead::{Ahead, OrderKey};
+use crate::child::Maker;
 use crate::file::{SetError, ids, private_file};
-use r1d_proto::world::counter_order;
+use crate::permutation;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,6 @@ const ROW_BYTES: u64 = 4;
 const AHEAD_PART: u64 = 8;
 /// Fewer rows are ordered in less than a millisecond, and not ahead.
 const AHEAD_ROWS_MIN: u64 = 1 << 14;
-/// Rows that are written to a file at a time.
-const WRITTEN_ROWS: usize = 1 << 14;
 
 /// The inputs of a stage's order.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +56,8 @@ pub struct Orders(Arc<Known>);
 struct Known {
     /// The directory in which long orders are kept.
     dir: PathBuf,
+    /// Who makes these: the order of ten million rows takes 40 MB while it is made.
+    maker: Maker,
     /// The orders, the one that was used last at the end.
     orders: Mutex<Vec<(OrderKey, Arc<EpochOrder>)>>,
     /// Held while an order is made: one at a time is in memory.
@@ -73,10 +74,11 @@ pub(crate) enum EpochOrder {
 }
 
 impl Orders {
-    /// Keeps long orders in nameless files of `dir`.
-    pub fn new(dir: &Path) -> Orders {
+    /// Keeps long orders in nameless files of `dir`, which `maker` writes.
+    pub fn new(dir: &Path, maker: Maker) -> Orders {
         Orders(Arc::new(Known {
             dir: dir.into(),
+            maker,
             orders: Mutex::default(),
             making: Mutex::default(),
             ahead: Ahead::default(),
@@ -139,7 +141,7 @@ impl Orders {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
-        let made = Arc::new(EpochOrder::make(&key, &self.0.dir)?);
+        let made = Arc::new(EpochOrder::make(&key, &self.0.dir, &self.0.maker)?);
         let mut orders = self.orders();
         orders.push((key, made.clone()));
         shorten(&mut orders);
@@ -213,19 +215,13 @@ fn shorten(orders: &mut Vec<(OrderKey, Arc<EpochOrder>)>) {
 }
 
 impl EpochOrder {
-    fn make(key: &OrderKey, dir: &Path) -> io::Result<EpochOrder> {
-        let [salt, seed, stage, epoch, len] = *key;
-        let rows = u32::try_from(len)
-            .map_err(|_| io::Error::other("an epoch of more than 4,294,967,295 rows"))?;
-        let order = counter_order(&[salt, seed, stage, epoch], rows);
+    fn make(key: &OrderKey, dir: &Path, maker: &Maker) -> io::Result<EpochOrder> {
+        let [.., len] = *key;
         if len <= IN_MEMORY_ROWS_MAX {
-            return Ok(EpochOrder::Memory(order));
+            return Ok(EpochOrder::Memory(permutation::rows_of(key)?));
         }
-        let mut file = nameless_file(dir)?;
-        for rows in order.chunks(WRITTEN_ROWS) {
-            let bytes: Vec<u8> = rows.iter().flat_map(|row| row.to_le_bytes()).collect();
-            file.write_all(&bytes)?;
-        }
+        let file = nameless_file(dir)?;
+        maker.order(key, &file)?;
         Ok(EpochOrder::File(file, len))
     }
 
@@ -294,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_will_be_wanted_is_made_before_it_is_asked_for() {
-        let orders = Orders::new(&std::env::temp_dir());
+        let orders = Orders::new(&std::env::temp_dir(), Maker::InProcess);
         let of = |seed, epoch| key(ROWS, order(seed), epoch, LEN);
         orders.prepare(order(1), 2 * LEN / 10, 10, LEN);
         wait(&orders, &of(1, 2));
@@ -307,7 +303,7 @@ mod tests {
             .unwrap();
         wait(&orders, &of(2, 1));
         let ahead = orders.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap();
-        let anew = Orders::new(&std::env::temp_dir());
+        let anew = Orders::new(&std::env::temp_dir(), Maker::InProcess);
         assert_eq!(
             anew.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap(),
             ahead

@@ -2,7 +2,9 @@
 //! executable is also that process.
 
 use r1d_ingest::child::confine;
-use r1d_ingest::{Contents, GetError, MakeError, MakeStatus, Maker, Request, TokenSets};
+use r1d_ingest::{
+    Contents, GetError, MakeError, MakeStatus, Maker, Order, Orders, Request, TokenSets,
+};
 use r1d_job::DataSource;
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
         ["confined-child", allowed] => return try_everything(Path::new(allowed)),
         _ => {}
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("a_child_makes_the_same_bytes", a_child_makes_the_same_bytes),
         ("errors_are_the_same", errors_are_the_same),
         ("a_child_that_dies_is_named", a_child_that_dies_is_named),
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
         (
             "a_child_that_is_killed_or_stopped_is_replaced",
             a_child_that_is_killed_or_stopped_is_replaced,
+        ),
+        (
+            "a_child_makes_the_order_of_a_long_epoch",
+            a_child_makes_the_order_of_a_long_epoch,
         ),
         ("who_leaves_ends_the_child", who_leaves_ends_the_child),
         (
@@ -193,6 +199,29 @@ fn a_child_that_is_killed_or_stopped_is_replaced() {
         let made = (0..set.len()).flat_map(|record| set.record(record).unwrap());
         assert!(made.collect::<Vec<_>>() == expected, "{signal}");
     }
+}
+
+/// Also where the first child is killed: with the rows that this process finds by itself.
+fn a_child_makes_the_order_of_a_long_epoch() {
+    const LEN: u64 = (1 << 20) + 77;
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    let order = Order {
+        seed: 3,
+        stage: 1,
+        shuffle: true,
+    };
+    let rows = |maker: Maker| {
+        let orders = Orders::new(dir.path(), maker);
+        orders.rows_of_step(order, 2, LEN / 4, LEN)
+    };
+    let alone = rows(Maker::InProcess).unwrap();
+    assert_eq!(rows(child("ingest-child")).unwrap(), alone);
+    let once = child_with(&["once-child", "-KILL", mark.to_str().unwrap()]);
+    assert_eq!(rows(once).unwrap(), alone);
+    assert!(mark.exists(), "the first one was killed");
+    let error = rows(child("crash-child")).unwrap_err().to_string();
+    assert!(error.contains("the order of an epoch"), "{error}");
 }
 
 fn who_leaves_ends_the_child() {

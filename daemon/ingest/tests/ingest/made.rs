@@ -6,7 +6,8 @@ use r1d_ingest::make::Making;
 use r1d_ingest::preferences::{self, Reading};
 use r1d_ingest::supervision::{Taught, make_documents, make_sequences};
 use r1d_ingest::{
-    Key, Lengths, MakeError, Order, Orders, Preferences, Prompts, Rows, Supervision, TokenSet,
+    Key, Lengths, MakeError, Maker, Order, Orders, Preferences, Prompts, Rows, Supervision,
+    TokenSet,
 };
 use r1d_job::{DataSource, RowBatch};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub(crate) fn set(
 }
 
 pub(crate) fn orders() -> Orders {
-    Orders::new(&std::env::temp_dir())
+    Orders::new(&std::env::temp_dir(), Maker::InProcess)
 }
 
 pub(crate) fn rows(source: &DataSource) -> Result<Rows, MakeError> {

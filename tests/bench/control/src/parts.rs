@@ -3,7 +3,7 @@
 use crate::daemon::{Build, Daemon, Setup};
 use crate::figure::{Failed, Figure, quantile};
 use crate::{inputs, ledgers, memory};
-use r1d_ingest::{Order, Orders};
+use r1d_ingest::{Maker, Order, Orders};
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
@@ -208,7 +208,7 @@ fn restart(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed
 /// The rows of a step from many rows, across the end of an epoch.
 fn rows(cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> {
     const PER_STEP: u64 = 512;
-    let (orders, rows) = (Orders::new(dir.path()), ROWS / cut);
+    let (orders, rows) = (Orders::new(dir.path(), Maker::InProcess), ROWS / cut);
     let order = Order {
         seed: 1,
         stage: 0,
