@@ -12,6 +12,7 @@
 
 #![warn(clippy::too_many_lines)]
 
+mod allocator;
 mod cli;
 mod daemon;
 mod log;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Source<'_>, place: cli::Locations) -> ExitCode {
+    allocator::keep_little();
     let serve = || -> Result<(), ServeError> {
         let settings = Settings::resolve(config, place)?;
         log::init(&settings.config)?;
