@@ -40,7 +40,9 @@ pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> 
                 .filter(|eval| eval.stage.as_ref() == Some(&stage.name))
                 .map(eval_line),
         );
-        if stage.state.is_final() && before.is_none_or(|before| before.state != stage.state) {
+        let has_ended =
+            stage.state.is_final() && before.is_none_or(|before| before.state != stage.state);
+        if has_ended && stage.reused_from.is_none() {
             lines.push(format!(
                 "stage {} {} in {}",
                 one_line(&stage.name),
@@ -65,6 +67,19 @@ fn stage_lines(
     eta_s: Option<f64>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
+    if let Some(job) = &stage.reused_from {
+        // It was whole at once: nothing of it is done here.
+        if before.is_none_or(|before| before.reused_from.is_none()) {
+            lines.push(format!(
+                "stage {} ({}) reused from job {}: {} steps",
+                one_line(&stage.name),
+                one_line(&stage.kind),
+                one_line(&job.0),
+                thousands(stage.steps)
+            ));
+        }
+        return lines;
+    }
     let waited = before.is_none_or(|before| before.state == State::Queued);
     if waited && stage.state != State::Queued {
         lines.push(format!(

@@ -145,10 +145,10 @@ fn stage_line(stage: &StageStatus, names: usize, look: Look) -> String {
         State::Paused => look.yellow("‖"),
     };
     let count = format!("{}/{}", thousands(stage.step), thousands(stage.steps));
-    let time = if stage.seconds > 0.0 {
-        look.dim(&duration(stage.seconds))
-    } else {
-        String::new()
+    let time = match &stage.reused_from {
+        Some(job) => look.dim(&format!("reused from {}", one_line(&job.0))),
+        None if stage.seconds > 0.0 => look.dim(&duration(stage.seconds)),
+        None => String::new(),
     };
     format!(
         "{mark} {:names$} {} {count:>11}  {time}",

@@ -5,6 +5,7 @@ use crate::fixtures as fix;
 use crate::harness::{Home, Run, golden};
 use r1d_proto::control::job::JobStatus;
 use r1d_proto::control::{Request, Response};
+use r1d_proto::ids::JobId;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::thread::{sleep, spawn};
@@ -46,6 +47,32 @@ fn in_a_pipe_each_event_is_a_line_and_the_summary_comes_last() {
         assert_eq!(daemon.requests(), [Request::Watch { job: "k3v".into() }]);
         golden(&format!("watch/{name}.txt"), &run.stdout);
     }
+}
+
+/// Nobody takes a stage of another job for one that was done in no time.
+#[test]
+fn a_stage_that_is_reused_names_the_job_that_did_it() {
+    let home = Home::new();
+    let reused = |mut status: JobStatus| {
+        status.stages[0].reused_from = Some(JobId("b81m0c2d".into()));
+        send(status)
+    };
+    let _daemon = FakeDaemon::start(&home.socket(), move |_, _| {
+        let running = [0, 1].map(|step| reused(fix::running(step)));
+        let last = [reused(fix::succeeded()), Act::Send(Response::End)];
+        [send(fix::queued())]
+            .into_iter()
+            .chain(running)
+            .chain(last)
+            .collect()
+    });
+    let run = home.run(&["status", "--watch", "k3v"]).expect(0);
+    let of_stage = |line: &&str| line.trim_start_matches("stage ").starts_with("cold-start ");
+    let lines: Vec<&str> = run.stdout.lines().filter(of_stage).collect();
+    assert_eq!(
+        lines,
+        ["stage cold-start (sft) reused from job b81m0c2d: 40 steps"]
+    );
 }
 
 #[test]
