@@ -98,10 +98,11 @@ impl ControlService {
     }
 }
 
-/// The answer to a change that the ledger did not take.
+/// The answer to a change that the ledger did not take. Where its file system refused it, the
+/// answer says what to do.
 fn unchanged(refused: LedgerError) -> ControlError {
     match refused {
         LedgerError::Rejected(rejected) => ControlError::new(ErrorKind::Invalid, rejected),
-        other => ControlError::internal(other),
+        other => ControlError::with_remedy(&other),
     }
 }

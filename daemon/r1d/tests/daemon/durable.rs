@@ -622,9 +622,15 @@ fn a_limit_on_the_size_of_files_does_not_end_the_daemon() {
     };
     let before = prlimit(pid, Resource::Fsize, limit).unwrap();
     let resume = || daemon.ask(Request::Resume { job: job.0.clone() });
-    match resume() {
-        Response::Error(error) => assert!(error.message.contains("File too large"), "{error:?}"),
-        other => panic!("{other:?}"),
+    let cancel = Request::Cancel { job: job.0.clone() };
+    for refused in [resume(), daemon.ask(cancel)] {
+        match refused {
+            Response::Error(error) => assert!(
+                error.message.contains("File too large") && error.message.contains("LimitFSIZE="),
+                "{error:?}"
+            ),
+            other => panic!("{other:?}"),
+        }
     }
     prlimit(pid, Resource::Fsize, before).unwrap();
     assert!(matches!(resume(), Response::Resumed { .. }));
