@@ -134,7 +134,8 @@ pub enum WorkerRequest {
         /// The directory that [`WorkerRequest::Save`] wrote.
         dir: PathBuf,
     },
-    /// Writes the policy as a Hugging Face directory; of a gang, rank 0 does.
+    /// Writes the policy as a Hugging Face directory. All ranks of a gang are asked with the same
+    /// directory: each writes files of what only it has, and rank 0 takes them in beside its own.
     Export {
         /// The directory to write.
         dir: PathBuf,
