@@ -169,21 +169,6 @@ impl Parallel {
         if let Err(error) = self.layout() {
             return Err(from.unsound(error.to_string(), "set both to fewer"));
         }
-        if self.layout_independent && !self.devices().is_power_of_two() {
-            let devices = self.devices();
-            let larger = devices.next_power_of_two();
-            let fix = match larger / 2 {
-                most if most >= LEAVES as u64 => format!("make it {LEAVES}"),
-                smaller => format!("make it {smaller} or {larger}"),
-            };
-            return Err(from.unsound(
-                format!(
-                    "layout_independent = true adds gradients along a binary tree, and `data` × \
-                     `expert` = {devices} is no power of two"
-                ),
-                format!("{fix}, or set layout_independent = false"),
-            ));
-        }
         if self.layout_independent && self.devices() > LEAVES as u64 {
             return Err(from.unsound(
                 format!("layout_independent = true holds on {LEAVES} devices at most"),

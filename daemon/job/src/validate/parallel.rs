@@ -57,8 +57,42 @@ fn divisor_below(number: u64, limit: u64) -> u64 {
         .unwrap_or(1)
 }
 
+/// Refuses a layout that no binary tree adds up for. The fix names what the job can have on a node
+/// with this many devices; `r1ctl plan` refuses what the model's experts do not divide into.
+fn check_tree(job: &Job, devices: usize) -> Result<(), JobError> {
+    let parallel = &job.parallel;
+    if !parallel.layout_independent || parallel.devices().is_power_of_two() {
+        return Ok(());
+    }
+    let (data, expert) = (parallel.data(), parallel.expert());
+    let (key, value, beside) = if expert.is_power_of_two() {
+        ("data", data, expert)
+    } else {
+        ("expert", expert, data)
+    };
+    let most = (parallel.most_devices(devices) / beside as usize).max(1);
+    let powers = (0..=most.ilog2()).map(|power| (1 << power).to_string());
+    let powers: Vec<String> = powers.collect();
+    let of_experts = match key {
+        "expert" => ", whichever divides the model's experts",
+        _ => "",
+    };
+    Err(JobError::unsound(
+        PLACE,
+        format!(
+            "layout_independent = true adds gradients along a binary tree, and {key} = {value} is \
+             no power of two"
+        ),
+        format!(
+            "set {key} to {}{of_experts}, or layout_independent = false",
+            powers.join(" or ")
+        ),
+    ))
+}
+
 /// Checks a job against its node's devices.
 pub fn check_devices(job: &Job, devices: &[String]) -> Result<(), JobError> {
+    check_tree(job, devices.len())?;
     let (wanted, there) = (job.parallel.devices(), devices.len() as u64);
     if wanted <= there {
         return Ok(());
