@@ -177,7 +177,14 @@ pub(crate) fn accept(
 ) -> Result<Accepted, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     validate::check_devices(&job, &node.devices)?;
-    validate::check_built_in(&job, &node.devices)?;
+    // Factors that are left out are chosen by the models. The job takes no fewer devices than one
+    // whose models are dense, so what no gang can do is refused before anything is read.
+    let parallel = layout::chosen(&job, &[], &node.devices);
+    let at_least = Job {
+        parallel,
+        ..job.clone()
+    };
+    validate::check_built_in(&at_least, &node.devices)?;
     date(&mut job, node.clock.unix());
     readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;

@@ -56,6 +56,17 @@ fn a_gang_ends_as_one_worker_does_and_leaves_its_devices() {
     assert!(idle.iter().all(|device| device.state == "idle"), "{idle:?}");
 }
 
+/// The wait for its data is not wasted on a job that cannot run.
+#[test]
+fn what_no_gang_can_do_is_refused_before_anything_is_read() {
+    let mut daemon = on_devices(&["cpu", "cpu"]);
+    daemon.start();
+    std::fs::write(daemon.path("rows.jsonl"), "no row\n").unwrap();
+    let table = "[parallel]\ntransport = \"nccl\"\n\n[model]";
+    let refused = daemon.refused(daemon.job(&[("[model]", table)]));
+    assert!(refused.contains("transport = \"nccl\""), "{refused}");
+}
+
 /// Whichever rank dies at whatever moment, all begin again from what is durable.
 #[test]
 fn a_rank_that_is_killed_at_any_moment() {
