@@ -153,7 +153,7 @@ fn rescore(session: &Session<'_>, command: Rescore) -> Result<Ended, Error> {
     } else {
         session.directory(command.job.clone())?
     };
-    plugin::rescore(run, command, session.global.output, session.printer)
+    plugin::rescore(run, command.args, session.global.output, session.printer)
 }
 
 /// The path of a file that the daemon is to read.

@@ -1,6 +1,10 @@
 //! The command line of `r1d`.
 
 use clap::{Parser, Subcommand};
+use r1d_plugin_cli::{
+    BenchArgs, ComponentizeArgs, InspectArgs, KeygenArgs, PluginDirs, RescoreArgs, ScoreArgs,
+    SignArgs, Subject, TestArgs,
+};
 use std::path::PathBuf;
 
 /// The node daemon: runs reinforcement-learning jobs that r1ctl submits.
@@ -101,126 +105,29 @@ pub(crate) struct Locations {
 pub(crate) enum Plugin {
     /// Make a component of a core WASM module that was built with reward-sdk for
     /// wasm32-unknown-unknown
-    Componentize {
-        /// The core module; with --golden, it may be a component already
-        #[arg(value_name = "IN.wasm")]
-        module: PathBuf,
-        /// The component to write
-        #[arg(value_name = "OUT.wasm")]
-        component: PathBuf,
-        /// Golden cases for the component to bring
-        #[arg(long, value_name = "FILE")]
-        golden: Option<PathBuf>,
-    },
+    Componentize(ComponentizeArgs),
     /// Judge each line of a file
-    Score {
-        #[command(flatten)]
-        subject: Subject,
-        /// JSON lines
-        #[arg(value_name = "CASES.jsonl")]
-        cases: PathBuf,
-        /// Answers to the questions of a judged reward
-        #[arg(long, value_name = "FILE")]
-        answers: Option<PathBuf>,
-        /// Write the questions that have no answer here
-        #[arg(long, value_name = "FILE")]
-        asks: Option<PathBuf>,
-    },
+    Score(ScoreArgs),
     /// Run golden cases through the sandbox
-    Test {
-        #[command(flatten)]
-        subject: Subject,
-        /// The cases [default: those that the component brings]
-        #[arg(long, value_name = "FILE")]
-        golden: Option<PathBuf>,
-    },
+    Test(TestArgs),
     /// Check a plugin as a daemon would, and attack it
-    Check {
-        #[command(flatten)]
-        subject: Subject,
-    },
+    Check(Subject),
     /// Measure fuel and time on one core
-    Bench {
-        #[command(flatten)]
-        subject: Subject,
-        /// JSON lines to judge [default: three lengths of a made-up completion]
-        #[arg(value_name = "CASES.jsonl")]
-        cases: Option<PathBuf>,
-        /// The time limit for each input, in seconds
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32)
-            .range(1..=3600))]
-        seconds: u32,
-    },
+    Bench(BenchArgs),
     /// Tell what a plugin says of itself
-    Inspect {
-        #[arg(value_name = "NAME_OR_FILE")]
-        plugin: String,
-        #[command(flatten)]
-        dirs: PluginDirs,
-    },
+    Inspect(InspectArgs),
     /// List the plugins of the plugin directories
-    List {
-        #[command(flatten)]
-        dirs: PluginDirs,
-    },
+    List(PluginDirs),
     /// Judge a run's completions again, and compare
     Rescore {
         /// The job's directory
         #[arg(value_name = "DIR")]
         run: PathBuf,
-        /// The other plugin: a name or a file
-        #[arg(long, value_name = "NAME_OR_FILE")]
-        plugin: String,
-        /// The reward of the run to compare with [default: the one with a plugin of that name, or
-        /// the only one]
-        #[arg(long, value_name = "NAME")]
-        reward: Option<String>,
-        /// The other plugin's configuration [default: that of the reward]
-        #[arg(long, value_name = "JSON")]
-        config: Option<String>,
-        /// Disagreements to show
-        #[arg(long, default_value_t = 10, value_name = "N")]
-        limit: u32,
         #[command(flatten)]
-        dirs: PluginDirs,
+        args: RescoreArgs,
     },
     /// Make a key to sign plugins with
-    Keygen {
-        #[arg(value_name = "KEY")]
-        key: PathBuf,
-    },
+    Keygen(KeygenArgs),
     /// Sign a plugin
-    Sign {
-        #[arg(value_name = "FILE.wasm")]
-        file: PathBuf,
-        #[arg(long)]
-        key: PathBuf,
-    },
-}
-
-/// A plugin, and how it is to judge.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Subject {
-    /// Name of a plugin, as job files have it, or a file
-    #[arg(value_name = "NAME_OR_FILE")]
-    pub plugin: String,
-    /// Its configuration, a JSON object
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    pub config: String,
-    /// Fuel for each completion [default: 50,000,000 and 2,000 per byte of input]
-    #[arg(long, value_name = "N")]
-    pub fuel: Option<u64>,
-    /// MiB of memory for each completion [default: as in a job]
-    #[arg(long, value_name = "N")]
-    pub memory_mb: Option<u32>,
-    #[command(flatten)]
-    pub dirs: PluginDirs,
-}
-
-/// Directories in which plugins are looked for by name.
-#[derive(Debug, clap::Args)]
-pub(crate) struct PluginDirs {
-    /// Looked through first; then plugins beside r1d, then the directories of /etc/r1d/r1d.toml
-    #[arg(long, value_name = "DIR")]
-    pub plugin_dir: Vec<PathBuf>,
+    Sign(SignArgs),
 }

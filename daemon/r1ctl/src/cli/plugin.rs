@@ -1,6 +1,11 @@
-//! The arguments of `r1ctl plugin` and `r1ctl rescore`.
+//! The commands of `r1ctl plugin`, and `r1ctl rescore`. The arguments that `r1d` gets are those of
+//! [`r1d_plugin_cli`].
 
 use clap::{Args, Subcommand, ValueEnum};
+use r1d_plugin_cli::{
+    BenchArgs, InspectArgs, KeygenArgs, PluginDirs, RescoreArgs, ScoreArgs, SignArgs, Subject,
+    TestArgs,
+};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -51,106 +56,30 @@ pub(crate) enum Author {
     ///
     /// A directory is tested natively, built, and tested in the sandbox; a name or file in the
     /// sandbox alone. Exit code 0 when every case got its verdict, 1 when not.
-    Test {
-        #[command(flatten)]
-        subject: Subject,
-        /// The cases [default: those that the plugin brings]
-        #[arg(long, value_name = "FILE")]
-        golden: Option<PathBuf>,
-    },
+    Test(TestArgs),
     /// Measure fuel and time of one core
-    Bench {
-        #[command(flatten)]
-        subject: Subject,
-        /// Lines as `score` reads them [default: three lengths of a made-up completion]
-        #[arg(value_name = "CASES.jsonl")]
-        cases: Option<PathBuf>,
-        /// The time limit for each input, in seconds
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32)
-            .range(1..=3600))]
-        seconds: u32,
-    },
+    Bench(BenchArgs),
     /// Check a plugin as a daemon would, and attack it
     ///
     /// Imports, size, range, golden cases, the same verdict again, and texts that models could
     /// stall a judge with. Exit code 0 when it passes, 1 when not.
-    Check {
-        #[command(flatten)]
-        subject: Subject,
-    },
+    Check(Subject),
     /// Judge each line of a file, as a job would
     ///
     /// A line in: {"prompt", "completion", "reference"?, "tokens"?, "finish"?, "group"?, "meta"?}.
     /// A line out, in the same order: {"verdict", "score", "parts", "reason", "fuel", "ms"}. Exit
     /// code 0 whatever the verdicts.
-    Score {
-        #[command(flatten)]
-        subject: Subject,
-        /// JSON lines; - for standard input
-        #[arg(value_name = "CASES.jsonl")]
-        cases: PathBuf,
-        /// Answers to the questions of a judged reward: lines of {"prompt", "answer" or "error",
-        /// "model"?}
-        #[arg(long, value_name = "FILE")]
-        answers: Option<PathBuf>,
-        /// Write the questions that have no answer here
-        #[arg(long, value_name = "FILE")]
-        asks: Option<PathBuf>,
-    },
+    Score(ScoreArgs),
     /// List the plugins that jobs can name
-    List {
-        #[command(flatten)]
-        dirs: PluginDirs,
-    },
+    List(PluginDirs),
     /// Tell what a plugin says of itself, or why it is refused
-    Inspect {
-        /// Name of a plugin, as job files have it, or a file
-        #[arg(value_name = "NAME_OR_FILE")]
-        plugin: String,
-        #[command(flatten)]
-        dirs: PluginDirs,
-    },
+    Inspect(InspectArgs),
     /// Make a key to sign plugins with
     ///
     /// Prints the public key, for `trusted_keys` of r1d.toml.
-    Keygen {
-        /// The new file, which must not exist; only its owner may read it
-        #[arg(value_name = "KEY")]
-        key: PathBuf,
-    },
+    Keygen(KeygenArgs),
     /// Sign a plugin: writes FILE.sig beside it
-    Sign {
-        /// The component
-        #[arg(value_name = "FILE.wasm")]
-        file: PathBuf,
-        /// A key of `keygen`
-        #[arg(long)]
-        key: PathBuf,
-    },
-}
-
-/// A plugin, and how it is to judge.
-#[derive(Debug, Args)]
-pub(crate) struct Subject {
-    /// Name of a plugin, as job files have it, or a file
-    #[arg(value_name = "NAME_OR_FILE")]
-    pub plugin: String,
-    /// Its configuration, a JSON object
-    #[arg(
-        long,
-        value_name = "JSON",
-        default_value = "{}",
-        allow_hyphen_values = true
-    )]
-    pub config: String,
-    /// Fuel for each completion [default: 50,000,000 and 2,000 per byte of input]
-    #[arg(long, value_name = "N")]
-    pub fuel: Option<u64>,
-    /// MiB of memory for each completion [default: as in a job]
-    #[arg(long, value_name = "N")]
-    pub memory_mb: Option<u32>,
-    #[command(flatten)]
-    pub dirs: PluginDirs,
+    Sign(SignArgs),
 }
 
 /// What is judged again, and by what.
@@ -159,28 +88,8 @@ pub(crate) struct Rescore {
     /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which
     /// needs no daemon
     pub job: String,
-    /// The other plugin: a name or a file
-    #[arg(long, value_name = "NAME_OR_FILE")]
-    pub plugin: String,
-    /// The reward of the run to compare with [default: the one with a plugin of that name, or
-    /// the only one]
-    #[arg(long, value_name = "NAME")]
-    pub reward: Option<String>,
-    /// The other plugin's configuration, a JSON object [default: that of the reward]
-    #[arg(long, value_name = "JSON")]
-    pub config: Option<String>,
-    /// Disagreements to show
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub limit: u32,
     #[command(flatten)]
-    pub dirs: PluginDirs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PluginDirs {
-    /// Look for names here first, then in `plugins` beside r1d, then where /etc/r1d/r1d.toml says
-    #[arg(long, value_name = "DIR")]
-    pub plugin_dir: Vec<PathBuf>,
+    pub args: RescoreArgs,
 }
 
 /// The language that a new plugin is written in.

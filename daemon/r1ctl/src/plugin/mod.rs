@@ -8,11 +8,12 @@ mod new;
 mod show;
 
 use crate::cli::Output;
-use crate::cli::plugin::{Author, PluginDirs, Rescore, Subject};
+use crate::cli::plugin::Author;
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use crate::sibling;
-use r1d_proto::plugin::{Benched, Checked, Plugin, Rescored, Signed, Tested};
+use r1d_plugin_cli::{ComponentizeArgs, RescoreArgs, TestArgs, Words};
+use r1d_proto::plugin::{Benched, Checked, Plugin, Rescored, Tested};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
@@ -28,131 +29,58 @@ pub(crate) fn run(command: Author, output: Output, printer: &Printer) -> Result<
             print::data(&format!("{}\n", built.display()))?;
             Ok(Ended::Ok)
         }
-        Author::Test { subject, golden } => test(subject, golden.as_deref(), output, printer),
-        Author::Score {
-            subject,
-            cases,
-            answers,
-            asks,
-        } => {
-            let mut words = subject_words("score", subject);
-            words.push(cases.into());
-            words.extend(answers.map(|path| sibling::option("answers", path)));
-            words.extend(asks.map(|path| sibling::option("asks", path)));
-            passed_through(words)
+        Author::Test(args) => test(args, output, printer),
+        Author::Score(args) => passed_through(words("score", args)),
+        Author::Check(subject) => {
+            let shown = |checked: &Checked| show::checked(checked, look);
+            document(words("check", subject), output, shown)
         }
-        Author::Check { subject } => document(
-            subject_words("check", subject),
-            output,
-            |checked: &Checked| show::checked(checked, look),
-        ),
-        Author::Bench {
-            subject,
-            cases,
-            seconds,
-        } => {
-            let mut words = subject_words("bench", subject);
-            words.extend(cases.map(OsString::from));
-            words.push(sibling::option("seconds", seconds.to_string()));
-            document(words, output, |benched: &Benched| {
-                show::benched(benched, look)
-            })
+        Author::Bench(args) => {
+            let shown = |benched: &Benched| show::benched(benched, look);
+            document(words("bench", args), output, shown)
         }
-        Author::Inspect { plugin, dirs } => {
-            let words = [words("inspect"), vec![plugin.into()], dir_words(dirs)].concat();
-            document(words, output, |described: &Plugin| {
-                show::described(described, look)
-            })
+        Author::Inspect(args) => {
+            let shown = |described: &Plugin| show::described(described, look);
+            document(words("inspect", args), output, shown)
         }
-        Author::List { dirs } => {
-            let words = [words("list"), dir_words(dirs)].concat();
-            document(words, output, |plugins: &Vec<Plugin>| {
-                show::plugins(plugins, look)
-            })
+        Author::List(dirs) => {
+            let shown = |plugins: &Vec<Plugin>| show::plugins(plugins, look);
+            document(words("list", dirs), output, shown)
         }
-        Author::Keygen { key } => {
-            let words = [words("keygen"), vec![key.into()]].concat();
-            document(words, output, |signed: &Signed| show::keygen(signed))
-        }
-        Author::Sign { file, key } => {
-            let words = [
-                words("sign"),
-                vec![file.into(), sibling::option("key", key)],
-            ]
-            .concat();
-            document(words, output, |signed: &Signed| show::signed(signed))
-        }
+        Author::Keygen(args) => document(words("keygen", args), output, show::keygen),
+        Author::Sign(args) => document(words("sign", args), output, show::signed),
     }
 }
 
 /// `r1ctl rescore`; `run` is the job's directory.
 pub(crate) fn rescore(
     run: PathBuf,
-    asked: Rescore,
+    args: RescoreArgs,
     output: Output,
     printer: &Printer,
 ) -> Result<Ended, Error> {
-    let mut words = [
-        words("rescore"),
-        vec![run.into(), sibling::option("plugin", asked.plugin)],
-    ]
-    .concat();
-    words.extend(asked.reward.map(|name| sibling::option("reward", name)));
-    words.extend(asked.config.map(|json| sibling::option("config", json)));
-    words.push(sibling::option("limit", asked.limit.to_string()));
-    words.extend(dir_words(asked.dirs));
-    document(words, output, |rescored: &Rescored| {
-        show::rescored(rescored, printer.stdout)
-    })
+    let mut words = words("rescore", args);
+    words.insert(2, run.into());
+    let shown = |rescored: &Rescored| show::rescored(rescored, printer.stdout);
+    document(words, output, shown)
 }
 
 /// Tests a plugin: a directory is tested natively, then built and tested in the sandbox; a name or
 /// a file in the sandbox alone.
-fn test(
-    mut subject: Subject,
-    golden: Option<&Path>,
-    output: Output,
-    printer: &Printer,
-) -> Result<Ended, Error> {
-    let dir = Path::new(&subject.plugin);
+fn test(mut args: TestArgs, output: Output, printer: &Printer) -> Result<Ended, Error> {
+    let dir = Path::new(&args.subject.plugin);
     if dir.is_dir() {
         build::test_natively(dir)?;
-        subject.plugin = build::run(dir, None)?.display().to_string();
+        args.subject.plugin = build::run(dir, None)?.display().to_string();
     }
-    let mut words = subject_words("test", subject);
-    words.extend(golden.map(|path| sibling::option("golden", path)));
-    document(words, output, |tested: &Tested| {
-        show::tested(tested, printer.stdout)
-    })
+    let shown = |tested: &Tested| show::tested(tested, printer.stdout);
+    document(words("test", args), output, shown)
 }
 
-fn words(command: &str) -> Vec<OsString> {
-    vec!["plugin".into(), command.into()]
-}
-
-fn dir_words(dirs: PluginDirs) -> Vec<OsString> {
-    dirs.plugin_dir
-        .into_iter()
-        .map(|dir| sibling::option("plugin-dir", dir))
-        .collect()
-}
-
-fn subject_words(command: &str, subject: Subject) -> Vec<OsString> {
-    let mut words = words(command);
-    words.push(sibling::option("config", subject.config));
-    words.extend(
-        subject
-            .fuel
-            .map(|fuel| sibling::option("fuel", fuel.to_string())),
-    );
-    words.extend(
-        subject
-            .memory_mb
-            .map(|mb| sibling::option("memory-mb", mb.to_string())),
-    );
-    words.extend(dir_words(subject.dirs));
-    words.push(subject.plugin.into());
-    words
+/// The words behind `r1d` of one of its commands.
+fn words(command: &str, args: impl Words) -> Vec<OsString> {
+    let command: [OsString; 2] = ["plugin".into(), command.into()];
+    command.into_iter().chain(args.words()).collect()
 }
 
 /// Runs r1d; its output becomes ours.
@@ -186,9 +114,12 @@ fn document<T: DeserializeOwned + Serialize>(
 
 /// Makes a component of a core module, with r1d.
 fn componentize(module: &Path, component: &Path, golden: Option<&Path>) -> Result<(), Error> {
-    let mut words = [words("componentize"), vec![module.into(), component.into()]].concat();
-    words.extend(golden.map(|path| sibling::option("golden", path)));
-    match passed_through(words)? {
+    let args = ComponentizeArgs {
+        module: module.into(),
+        component: component.into(),
+        golden: golden.map(PathBuf::from),
+    };
+    match passed_through(words("componentize", args))? {
         Ended::Code(0) | Ended::Ok => Ok(()),
         _ => Err(Error::Plugin(format!(
             "{}: no component was made of it",

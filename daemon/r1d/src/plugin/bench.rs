@@ -1,12 +1,11 @@
 //! `plugin bench`: the cost of a plugin on one core.
 
 use super::{Host, PluginError, SomeAnswer, input, print, score::ms};
-use crate::cli::Subject;
+use r1d_plugin_cli::BenchArgs;
 use r1d_proto::plugin::{Benched, BenchedInput};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member};
-use std::path::Path;
 use std::time::Duration;
 
 /// Completions between two looks at the clock, and members of a group.
@@ -14,18 +13,15 @@ const BATCH: usize = 16;
 /// Most durations that are kept for the percentiles.
 const SAMPLES_MAX: usize = 1_000_000;
 
-pub(super) fn run(
-    subject: &Subject,
-    cases: Option<&Path>,
-    seconds: u32,
-) -> Result<bool, PluginError> {
+pub(super) fn run(args: &BenchArgs) -> Result<bool, PluginError> {
+    let (subject, limit) = (&args.subject, Duration::from_secs(args.seconds.into()));
     let host = Host::open(&subject.dirs)?;
     host.load(subject)?;
     let start = host.clock.now();
     let reward = host.load(subject)?;
     let load = host.clock.now().saturating_sub(start);
     let mut sets: Vec<(String, Vec<Member>)> = Vec::new();
-    match cases {
+    match &args.cases {
         Some(path) => sets.push((path.display().to_string(), input::read(path)?)),
         None => {
             sets.extend(texts().map(|(name, text)| (name.to_owned(), vec![member(&text); BATCH])))
@@ -34,15 +30,7 @@ pub(super) fn run(
     let inputs = sets
         .iter()
         .filter(|(_, members)| !members.is_empty())
-        .map(|(name, members)| {
-            measure(
-                &host,
-                &reward,
-                name,
-                members,
-                Duration::from_secs(seconds.into()),
-            )
-        })
+        .map(|(name, members)| measure(&host, &reward, name, members, limit))
         .collect::<Result<_, _>>()?;
     print(&Benched {
         plugin: reward.info().name.clone(),

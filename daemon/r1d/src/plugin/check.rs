@@ -2,7 +2,7 @@
 //! the attack corpus.
 
 use super::{Host, PluginError, SomeAnswer, print, score::ms, test};
-use crate::cli::Subject;
+use r1d_plugin_cli::Subject;
 use r1d_proto::plugin::{Check, Checked, VerdictKind};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;

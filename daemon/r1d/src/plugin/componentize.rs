@@ -1,16 +1,17 @@
 //! Makes a component of a core module, and adds its golden cases.
 
 use super::{PluginError, read};
+use r1d_plugin_cli::ComponentizeArgs;
 use r1d_store::{Disk, write_file};
-use std::path::Path;
 
 /// Writes `component`. `module` may be a component already, to give it golden cases. A daemon that
 /// loads `component` meanwhile sees the old file or the new one.
-pub(super) fn run(
-    module: &Path,
-    component: &Path,
-    golden: Option<&Path>,
-) -> Result<bool, PluginError> {
+pub(super) fn run(args: &ComponentizeArgs) -> Result<bool, PluginError> {
+    let ComponentizeArgs {
+        module,
+        component,
+        golden,
+    } = args;
     let bytes = r1d_rewards::read(module)?;
     let wrong = |source| PluginError::Module {
         path: module.into(),

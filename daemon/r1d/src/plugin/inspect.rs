@@ -1,15 +1,15 @@
 //! `plugin inspect` and `plugin list`: what a component declares about itself.
 
 use super::{Host, PluginError, plugin, print, test};
-use crate::cli::PluginDirs;
+use r1d_plugin_cli::{InspectArgs, PluginDirs};
 use r1d_proto::plugin::{About, Plugin};
 use r1d_proto::shown;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, golden, signature};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-pub(super) fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
-    let described = describe(&Host::open(dirs)?, name)?;
+pub(super) fn run(args: &InspectArgs) -> Result<bool, PluginError> {
+    let described = describe(&Host::open(&args.dirs)?, &args.plugin)?;
     print(&described)?;
     Ok(described.refused.is_none())
 }

@@ -23,8 +23,9 @@ mod score;
 mod sign;
 mod test;
 
-use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
+use crate::cli::{COMPILE, Plugin};
 use crate::settings;
+use r1d_plugin_cli::{PluginDirs, Subject};
 use r1d_proto::user_file;
 use r1d_proto::world::{SharedClock, SystemClock};
 use r1d_rewards::{
@@ -82,43 +83,16 @@ pub(crate) enum PluginError {
 /// decided.
 pub(crate) fn run(command: Plugin) -> Result<ExitCode, PluginError> {
     let ended = match command {
-        Plugin::Componentize {
-            module,
-            component,
-            golden,
-        } => componentize::run(&module, &component, golden.as_deref()),
-        Plugin::Score {
-            subject,
-            cases,
-            answers,
-            asks,
-        } => score::run(&subject, &cases, answers.as_deref(), asks.as_deref()),
-        Plugin::Test { subject, golden } => test::run(&subject, golden.as_deref()),
-        Plugin::Check { subject } => check::run(&subject),
-        Plugin::Bench {
-            subject,
-            cases,
-            seconds,
-        } => bench::run(&subject, cases.as_deref(), seconds),
-        Plugin::Inspect { plugin, dirs } => inspect::run(&plugin, &dirs),
-        Plugin::List { dirs } => inspect::list(&dirs),
-        Plugin::Rescore {
-            run,
-            plugin,
-            reward,
-            config,
-            limit,
-            dirs,
-        } => rescore::run(
-            &run,
-            &plugin,
-            reward.as_deref(),
-            config.as_deref(),
-            limit,
-            &dirs,
-        ),
-        Plugin::Keygen { key } => sign::keygen(&key),
-        Plugin::Sign { file, key } => sign::sign(&file, &key),
+        Plugin::Componentize(args) => componentize::run(&args),
+        Plugin::Score(args) => score::run(&args),
+        Plugin::Test(args) => test::run(&args),
+        Plugin::Check(subject) => check::run(&subject),
+        Plugin::Bench(args) => bench::run(&args),
+        Plugin::Inspect(args) => inspect::run(&args),
+        Plugin::List(dirs) => inspect::list(&dirs),
+        Plugin::Rescore { run, args } => rescore::run(&run, &args),
+        Plugin::Keygen(args) => sign::keygen(&args.key),
+        Plugin::Sign(args) => sign::sign(&args.file, &args.key),
     };
     match ended {
         Ok(passed) => Ok(if passed {

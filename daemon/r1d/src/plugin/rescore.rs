@@ -2,9 +2,9 @@
 //! with the recorded ones.
 
 use super::{Host, PluginError, config, plugin, print};
-use crate::cli::PluginDirs;
 use r1d_data::DataSet;
 use r1d_job::{DataSource, Job, Reward};
+use r1d_plugin_cli::RescoreArgs;
 use r1d_proto::plugin::{Disagreement, Rescored, ScorePair};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec, World};
@@ -14,20 +14,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub(super) fn run(
-    dir: &Path,
-    other: &str,
-    reward: Option<&str>,
-    config_json: Option<&str>,
-    limit: u32,
-    dirs: &PluginDirs,
-) -> Result<bool, PluginError> {
-    let host = Host::open(dirs)?;
+pub(super) fn run(dir: &Path, args: &RescoreArgs) -> Result<bool, PluginError> {
+    let (other, config_json) = (&*args.plugin, args.config.as_deref());
+    let host = Host::open(&args.dirs)?;
     let layout = JobLayout::new(dir.into());
     let job_toml = layout.job_toml();
     let job = Job::parse(&super::read(&job_toml)?, dir)
         .map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
-    let recorded = compared(&job, other, reward)?;
+    let recorded = compared(&job, other, args.reward.as_deref())?;
     let config_json = config_json.map_or_else(|| Ok(recorded.config_json.clone()), config)?;
     let limits = r1d_rewards::Limits {
         fuel: recorded.limits.fuel,
@@ -49,7 +43,7 @@ pub(super) fn run(
         return Err(PluginError::Run(problem));
     }
     let mut tally = Tally {
-        limit: limit as usize,
+        limit: args.limit as usize,
         ..Tally::default()
     };
     for (index, stage) in job.stages.iter().enumerate() {

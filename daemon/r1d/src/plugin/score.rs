@@ -1,7 +1,7 @@
 //! `plugin score`: a verdict for each line of a file, in order.
 
 use super::{Host, PluginError, input};
-use crate::cli::Subject;
+use r1d_plugin_cli::ScoreArgs;
 use r1d_proto::plugin::{Scored, VerdictKind};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Judged, line};
@@ -12,15 +12,16 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub(super) fn run(
-    subject: &Subject,
-    cases: &Path,
-    answers: Option<&Path>,
-    asks: Option<&Path>,
-) -> Result<bool, PluginError> {
+pub(super) fn run(args: &ScoreArgs) -> Result<bool, PluginError> {
+    let ScoreArgs {
+        subject,
+        cases,
+        answers,
+        asks,
+    } = args;
     let host = Host::open(&subject.dirs)?;
     let reward = host.load(subject)?;
-    let answers = AnswerFile::read(answers)?;
+    let answers = AnswerFile::read(answers.as_deref())?;
     let members = input::read(cases)?;
     let mut stdout = BufWriter::new(std::io::stdout().lock());
     let mut printed = Ok(());

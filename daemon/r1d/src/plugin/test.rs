@@ -1,12 +1,16 @@
 //! `plugin test`: golden cases through the sandbox.
 
 use super::{Host, PluginError, print, read};
-use crate::cli::Subject;
+use r1d_plugin_cli::TestArgs;
 use r1d_proto::plugin::{Difference, Tested};
 use r1d_rewards::{LoadedReward, golden};
-use std::path::Path;
 
-pub(super) fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> {
+pub(super) fn run(
+    TestArgs {
+        subject,
+        golden: file,
+    }: &TestArgs,
+) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
     let reward = host.load_unconfigured(subject)?;
     let jsonl = match file {
