@@ -5,9 +5,10 @@ use crate::daemon::DaemonConfig;
 use crate::file::keys::{ALSO_KNOWN_AS, nearest, tables};
 use crate::file::{Default, Key, Kind, Table, Tabled};
 use crate::job::Job;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// The files, each with its top level.
 pub fn files() -> [(&'static str, &'static Table); 2] {
@@ -23,15 +24,110 @@ const NAMED_MAX: usize = 12;
 /// A key of a file, with the table that has it.
 type Found = (&'static str, &'static Table, &'static Key);
 
-/// Returns what `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in
-/// either file; without one, the only key whose name contains it. The error names those that do, if
-/// they are few, or the nearest key.
-pub fn explain(asked: &str) -> Result<String, String> {
+/// What there is to say of a key or table: what `r1ctl explain KEY` prints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The tables of that path.
+    pub tables: Vec<TableExplanation>,
+    /// The keys of that name or path, each once for all kinds of stage of which the same holds.
+    pub keys: Vec<KeyExplanation>,
+}
+
+/// A table of a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TableExplanation {
+    /// The file: `job.toml` or `r1d.toml`.
+    pub file: &'static str,
+    /// The table's path, with `NAME` where the user chooses a name.
+    pub path: &'static str,
+    /// What it is.
+    pub meaning: &'static str,
+    /// Names of its keys, in the order in which they are written.
+    pub keys: Vec<&'static str>,
+}
+
+/// A key of a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KeyExplanation {
+    /// The file: `job.toml` or `r1d.toml`.
+    pub file: &'static str,
+    /// The key's path: that of its table, and its name.
+    pub path: String,
+    /// The key's name.
+    pub key: &'static str,
+    /// The kinds of stage that have it; empty if its table is of no kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<&'static str>,
+    /// The values that it takes, in words.
+    pub takes: String,
+    /// The values that it takes, as a JSON schema; absent if they are tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// Whether it must be given.
+    pub required: bool,
+    /// Its value if it is left out; absent if it has none then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<Value>,
+    /// What holds if it is left out, where that is no value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unset: Option<&'static str>,
+    /// The unit of its number; absent if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<&'static str>,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What holds if it is left out, in words.
+    #[serde(skip)]
+    default_text: String,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = self.tables.iter().map(TableExplanation::to_string);
+        let texts: Vec<String> = tables
+            .chain(self.keys.iter().map(KeyExplanation::to_string))
+            .collect();
+        f.write_str(&texts.join("\n"))
+    }
+}
+
+impl fmt::Display for TableExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TableExplanation {
+            file,
+            path,
+            meaning,
+            keys,
+        } = self;
+        let keys = keys.join(", ");
+        writeln!(f, "[{path}] in {file}\n  {meaning}\n  keys: {keys}")
+    }
+}
+
+impl fmt::Display for KeyExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.path, self.file)?;
+        if !self.kinds.is_empty() {
+            let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("{kind:?}")).collect();
+            write!(f, ", kind = {}", kinds.join(", "))?;
+        }
+        writeln!(
+            f,
+            "\n  {}\n  type:    {}\n  default: {}",
+            self.meaning, self.takes, self.default_text
+        )
+    }
+}
+
+/// Explains every key of that name (or `table.key`, or a table) in either file; without one, the
+/// only key whose name contains it. The error names those that do, if they are few, or the nearest
+/// key.
+pub fn explain(asked: &str) -> Result<Explanation, String> {
     let asked = asked.trim_matches(['[', ']', '`', ' ']);
     let keys = keys_called(asked);
-    let text = tables_called(asked, keys.is_empty()) + &keys;
-    if !text.is_empty() {
-        return Ok(text.trim_end().to_string() + "\n");
+    let tables = tables_called(asked, keys.is_empty());
+    if !(tables.is_empty() && keys.is_empty()) {
+        return Ok(Explanation { tables, keys });
     }
     let no_key = format!("there is no key `{asked}`");
     let renamed = ALSO_KNOWN_AS.iter().find(|(other, _)| *other == asked);
@@ -53,7 +149,10 @@ pub fn explain(asked: &str) -> Result<String, String> {
         asked => names().filter(|name| name.contains(asked)).collect(),
     };
     match with_it.as_slice() {
-        [only] => Ok(keys_called(only).trim_end().to_string() + "\n"),
+        [only] => Ok(Explanation {
+            tables: Vec::new(),
+            keys: keys_called(only),
+        }),
         [_, .., _] if with_it.len() <= NAMED_MAX => Err(format!(
             "{no_key}; it is part of `{}`",
             with_it.join("`, `")
@@ -81,10 +180,10 @@ fn is_path(path: &str, asked: &str) -> bool {
             && path.split('.').zip(asked.split('.')).all(is_same)
 }
 
-/// What there is to say of the tables of this path; empty if there is none. `with_any_name`: where
-/// the path has `NAME`, any name will do.
-fn tables_called(asked: &str, with_any_name: bool) -> String {
-    let mut text = String::new();
+/// The tables of this path; none if there is none. `with_any_name`: where the path has `NAME`, any
+/// name will do.
+fn tables_called(asked: &str, with_any_name: bool) -> Vec<TableExplanation> {
+    let mut found = Vec::new();
     let called = |table: &&'static Table| {
         let own = table.path.trim_end_matches(".NAME");
         !own.is_empty()
@@ -92,47 +191,62 @@ fn tables_called(asked: &str, with_any_name: bool) -> String {
     };
     for (file, root) in files() {
         for table in tables(root).into_iter().filter(called) {
-            let said = format!(
-                "[{}] in {file}\n  {}\n  keys: {}\n\n",
-                table.path,
-                table.meaning,
-                names(table)
-            );
+            let table = TableExplanation {
+                file,
+                path: table.path,
+                meaning: table.meaning,
+                keys: table.keys().map(|key| key.name).collect(),
+            };
             // Kinds of stage share tables below them.
-            if !text.contains(&said) {
-                text.push_str(&said);
+            if !found.contains(&table) {
+                found.push(table);
             }
         }
     }
-    text
+    found
 }
 
-/// What there is to say of the keys of this name or path, once for all kinds of stage of which the
-/// same holds; empty if there is none.
-fn keys_called(asked: &str) -> String {
-    let mut said: Vec<(String, Vec<&str>, String)> = Vec::new();
+/// The keys of this name or path, once for all kinds of stage of which the same holds; none if
+/// there is none.
+fn keys_called(asked: &str) -> Vec<KeyExplanation> {
+    let mut found: Vec<KeyExplanation> = Vec::new();
     let called =
         |(_, table, key): &Found| key.name == asked || is_path(&qualified(table, key), asked);
     for (file, table, key) in all_keys().filter(called) {
-        let place = format!("{} in {file}", qualified(table, key));
-        let what = format!(
-            "  {}\n  type:    {}\n  default: {}\n\n",
-            key.meaning,
-            key.kind.expected(),
-            default_text(key)
-        );
-        let same =
-            |(other, _, said): &&mut (String, Vec<&str>, String)| *other == place && *said == what;
-        match said.iter_mut().find(same) {
-            Some((_, kinds, _)) => kinds.extend(kind_of(table)),
-            None => said.push((place, kind_of(table).into_iter().collect(), what)),
+        let explained = key_explanation(file, table, key);
+        let same = |other: &&mut KeyExplanation| {
+            let kinds = explained.kinds.clone();
+            KeyExplanation {
+                kinds,
+                ..(*other).clone()
+            } == explained
+        };
+        match found.iter_mut().find(same) {
+            Some(other) => other.kinds.extend(kind_of(table)),
+            None => found.push(explained),
         }
     }
-    let shown = |(place, kinds, what): (String, Vec<&str>, String)| match kinds.as_slice() {
-        [] => format!("{place}\n{what}"),
-        kinds => format!("{place}, kind = {}\n{what}", kinds.join(", ")),
-    };
-    said.into_iter().map(shown).collect()
+    found
+}
+
+fn key_explanation(file: &'static str, table: &Table, key: &'static Key) -> KeyExplanation {
+    KeyExplanation {
+        file,
+        path: qualified(table, key),
+        key: key.name,
+        kinds: kind_of(table).into_iter().collect(),
+        takes: key.kind.expected(),
+        schema: key.kind.tables().is_empty().then(|| kind_schema(&key.kind)),
+        required: matches!(key.default, Default::Required(_)),
+        default: default_value(key),
+        unset: match key.default {
+            Default::Unset(meaning) => Some(meaning),
+            Default::Required(_) | Default::Value(_) => None,
+        },
+        unit: Some(key.unit).filter(|unit| !unit.is_empty()),
+        meaning: key.meaning,
+        default_text: default_text(key),
+    }
 }
 
 fn qualified(table: &Table, key: &Key) -> String {
@@ -143,23 +257,15 @@ fn qualified(table: &Table, key: &Key) -> String {
     }
 }
 
-fn names(table: &Table) -> String {
-    table
-        .keys()
-        .map(|key| key.name)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// The stage kind of a table of the path `stage`, quoted; `None` for other tables.
+/// The stage kind of a table of the path `stage`; `None` for other tables.
 fn kind_of(table: &Table) -> Option<&'static str> {
     let (kind, _) = table.meaning.split_once(':')?;
-    Some(kind.strip_prefix("kind =")?.trim())
+    Some(kind.strip_prefix("kind =")?.trim_matches([' ', '"']))
 }
 
 /// The stage kind of a table, as a suffix; empty for tables that are of no kind.
 fn variant(table: &Table) -> String {
-    kind_of(table).map_or_else(String::new, |kind| format!(", kind = {kind}"))
+    kind_of(table).map_or_else(String::new, |kind| format!(", kind = {kind:?}"))
 }
 
 fn default_text(key: &Key) -> String {
@@ -262,15 +368,20 @@ fn key_schema(key: &'static Key) -> Value {
     let mut schema = kind_schema(&key.kind);
     if let Some(map) = schema.as_object_mut() {
         map.insert("description".into(), json!(key.meaning));
-        if let Default::Value(literal) = key.default
-            && let Ok(Value::Object(parsed)) =
-                toml::from_str::<Value>(&format!("value = {literal}"))
-            && let Some(value) = parsed.get("value")
-        {
-            map.insert("default".into(), value.clone());
+        if let Some(value) = default_value(key) {
+            map.insert("default".into(), value);
         }
     }
     schema
+}
+
+/// The key's default, if that is a value.
+fn default_value(key: &Key) -> Option<Value> {
+    let Default::Value(literal) = key.default else {
+        return None;
+    };
+    let parsed = toml::from_str::<Value>(&format!("value = {literal}"));
+    parsed.ok()?.get("value").cloned()
 }
 
 fn kind_schema(kind: &'static Kind) -> Value {

@@ -4,13 +4,25 @@
 use crate::cli::Output;
 use crate::error::{Ended, Error};
 use crate::print;
-use r1d_job::reference;
+use r1d_job::reference::{self, Explanation};
 use serde::Serialize;
+use std::fmt;
 
+/// What there is to say of what was asked for.
 #[derive(Serialize)]
-struct Explained<'a> {
-    key: &'a str,
-    explanation: &'a str,
+struct Explained {
+    /// The word in capitals above a column.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<ColumnWord>,
+    #[serde(flatten)]
+    keys: Explanation,
+}
+
+/// A word above a column.
+#[derive(Serialize)]
+struct ColumnWord {
+    word: &'static str,
+    meaning: &'static str,
 }
 
 /// The words above columns, each with its meaning.
@@ -201,17 +213,31 @@ const WORDS: [(&str, &str); 52] = [
     ),
 ];
 
-/// The explanation of a word in capitals that stands above a column, or of a key.
-fn explained(asked: &str) -> Result<String, Error> {
+/// The explanation of a word in capitals that stands above a column, or of a key, or of both if the
+/// key is written as a file has it.
+fn explained(asked: &str) -> Result<Explained, Error> {
     let word = asked.trim_end_matches([' ', '≤']).to_uppercase();
-    let meaning = WORDS.iter().find(|(known, _)| *known == word);
-    let key = reference::explain(asked);
-    match (meaning, key) {
-        (Some((word, meaning)), Ok(key)) if asked == word.to_lowercase() => {
-            Ok(format!("{key}\n{word} above a column\n  {meaning}\n"))
+    let column = WORDS.iter().find(|(known, _)| *known == word);
+    let column = column.map(|&(word, meaning)| ColumnWord { word, meaning });
+    let keys = match (&column, reference::explain(asked)) {
+        (Some(column), Ok(keys)) if asked == column.word.to_lowercase() => keys,
+        (Some(_), _) => Explanation::default(),
+        (None, keys) => keys.map_err(Error::UnknownKey)?,
+    };
+    Ok(Explained { column, keys })
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.keys.to_string();
+        f.write_str(&keys)?;
+        let Some(ColumnWord { word, meaning }) = &self.column else {
+            return Ok(());
+        };
+        if !keys.is_empty() {
+            writeln!(f)?;
         }
-        (Some((word, meaning)), _) => Ok(format!("{word} above a column\n  {meaning}\n")),
-        (None, key) => key.map_err(Error::UnknownKey),
+        writeln!(f, "{word} above a column\n  {meaning}")
     }
 }
 
@@ -225,13 +251,10 @@ pub(crate) fn run(key: Option<&str>, output: Output) -> Result<Ended, Error> {
         }
         return Ok(Ended::Ok);
     };
-    let text = explained(key)?;
+    let explained = explained(key)?;
     match output {
-        Output::Table => print::data(&format!("{}\n", text.trim_end()))?,
-        Output::Json => print::json(&Explained {
-            key,
-            explanation: text.trim_end(),
-        })?,
+        Output::Table => print::data(&explained.to_string())?,
+        Output::Json => print::json(&explained)?,
     }
     Ok(Ended::Ok)
 }
@@ -250,8 +273,8 @@ mod tests {
             let heads = ["left(\"", "right(\""].map(|column| text.split(column).skip(1));
             for head in heads.into_iter().flatten() {
                 let head = head.split('"').next().unwrap();
-                let said = explained(head).unwrap_or_default();
-                assert!(said.contains(" above a column\n"), "{head}: {said:?}");
+                let is_known = explained(head).is_ok_and(|said| said.column.is_some());
+                assert!(is_known, "{head}");
                 seen += 1;
             }
         }

@@ -1,8 +1,14 @@
 //! What the key table generates. The schema and the page are golden files:
 //! `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-job` rewrites them.
 
-use r1d_job::reference::{explain, job_schema, page};
+use r1d_job::reference::{job_schema, page};
+use serde_json::{Value, json};
 use std::path::Path;
+
+/// What is printed of a key.
+fn explain(asked: &str) -> Result<String, String> {
+    r1d_job::reference::explain(asked).map(|explained| explained.to_string())
+}
 
 fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -103,5 +109,60 @@ fn a_key_is_found_by_a_part_of_its_name_and_by_a_path_of_the_file() {
         several.starts_with("there is no key `max_`; it is part of `")
             && several.contains("`max_length`"),
         "{several}"
+    );
+}
+
+/// A program reads each fact of a key by itself.
+#[test]
+fn what_is_explained_is_structured() {
+    let of = |asked: &str| {
+        let explained = r1d_job::reference::explain(asked).unwrap();
+        serde_json::to_value(explained).unwrap()
+    };
+    let number = of("eval.num_generations");
+    assert_eq!(number["tables"], json!([]));
+    let known = json!({
+        "file": "job.toml",
+        "path": "eval.num_generations",
+        "key": "num_generations",
+        "takes": "an integer from 1 to 16384",
+        "schema": { "type": "integer", "minimum": 1, "maximum": 16384 },
+        "required": false,
+        "default": 1,
+        "unit": "completions",
+        "meaning": "Completions of each prompt."
+    });
+    assert_eq!(number["keys"], json!([known]));
+    let required = &of("eval.data")["keys"][0];
+    assert_eq!(
+        (&required["required"], required.get("default")),
+        (&json!(true), None)
+    );
+    let unset = &of("parallel.data")["keys"][0];
+    assert!(
+        unset["unset"]
+            .as_str()
+            .unwrap()
+            .starts_with("the devices of the node")
+    );
+    let kinds = of("learning_rate");
+    let keys = kinds["keys"].as_array().unwrap();
+    let is_shared = |key: &Value| {
+        let kinds = key["kinds"].as_array().unwrap();
+        ["sft", "distill"]
+            .iter()
+            .all(|kind| kinds.contains(&json!(kind)))
+    };
+    assert!(keys.iter().any(is_shared), "{kinds}");
+    let table = &of("stage.reward")["tables"][0];
+    let is_weight = |key: &Value| key == "weight";
+    assert_eq!(table["path"], "stage.reward");
+    assert!(
+        table["keys"].as_array().unwrap().iter().any(is_weight),
+        "{table}"
+    );
+    let tables = &of("stage.reward")["keys"][0];
+    assert!(
+        tables.get("schema").is_none() && tables["takes"] == "an array of tables [[stage.reward]]"
     );
 }
