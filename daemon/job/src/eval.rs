@@ -180,13 +180,17 @@ impl Setting for Vec<Metric> {
 }
 
 impl Eval {
+    /// Steps between evaluations inside a stage; `None` if there are none.
+    pub(crate) fn every_in(&self, stage: &str) -> Option<u64> {
+        let counts = self.stages.is_empty() || self.stages.iter().any(|s| s == stage);
+        (self.every_steps > 0 && counts).then_some(self.every_steps)
+    }
+
     /// Whether it runs after `step` committed steps of a stage. The evaluation at a stage's end is
     /// not counted here: the caller knows where the end is.
     pub fn due(&self, stage: &str, step: u64) -> bool {
-        self.every_steps > 0
-            && step > 0
-            && step.is_multiple_of(self.every_steps)
-            && (self.stages.is_empty() || self.stages.iter().any(|s| s == stage))
+        let is_due = |every| step > 0 && step.is_multiple_of(every);
+        self.every_in(stage).is_some_and(is_due)
     }
 
     /// Number of rows that are evaluated of a data set of `rows`.

@@ -280,6 +280,7 @@ mod tests {
             memory: BTreeMap::new(),
             memory_peak: 0,
             host_memory: BTreeMap::new(),
+            evals: Vec::new(),
             disk: [("checkpoints".into(), checkpoints), ("final".into(), 5)].into(),
         };
         let stages = [

@@ -26,7 +26,7 @@ struct ColumnWord {
 }
 
 /// The words above columns, each with its meaning.
-const WORDS: [(&str, &str); 52] = [
+const WORDS: [(&str, &str); 55] = [
     (
         "DURABLE",
         "The steps of a stage that its newest checkpoint holds. After a crash the job goes on from \
@@ -119,6 +119,20 @@ const WORDS: [(&str, &str); 52] = [
         "TOKENS/STEP",
         "The most tokens of prompts and completions, or of rows, that a step takes; of \
          dynamic_sampling, without further rounds.",
+    ),
+    (
+        "TOKENS",
+        "The most tokens of prompts and completions of all these evaluations together. Of what is \
+         sampled for them nothing stays on disk but the results.",
+    ),
+    (
+        "TIMES",
+        "How often an evaluation is made while the stage is at work: before the job's first step, \
+         inside the stage, and behind its last step.",
+    ),
+    (
+        "COMPLETIONS",
+        "Completions that are sampled for an evaluation, each time.",
     ),
     (
         "ACCEPTED",

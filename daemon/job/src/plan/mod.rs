@@ -3,6 +3,7 @@
 mod cache;
 mod disk;
 mod exchange;
+mod evaluations;
 mod facts;
 mod fit;
 mod held;
@@ -30,8 +31,8 @@ use r1d_proto::control::plan::{PlanLayout, PlanStage};
 /// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes
 /// of [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
 pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts, room: Room) -> Vec<PlanStage> {
-    let line = |stage: &Stage| line(job, stage, facts, seen, room);
-    job.stages.iter().map(line).collect()
+    let line = |(index, stage)| line(job, (index, stage), facts, seen, room);
+    job.stages.iter().enumerate().map(line).collect()
 }
 
 /// How the job is spread over devices; `None` if it takes one.
@@ -47,7 +48,7 @@ pub fn layout(job: &Job) -> Option<PlanLayout> {
 
 fn line(
     job: &Job,
-    stage: &Stage,
+    (index, stage): (usize, &Stage),
     facts: &[ModelShape],
     seen: &InputFacts,
     room: Room,
@@ -73,6 +74,7 @@ fn line(
         memory_peak: peak(&memory, room),
         memory,
         host_memory: host_memory(job, stage, facts),
+        evals: evaluations::of_stage(job, index, stage, seen),
         disk: disk(job, stage, facts, seen),
     }
 }

@@ -127,6 +127,49 @@ fn steps_tokens_and_memory_add_up() {
     );
 }
 
+/// What is sampled to evaluate: before the first step, inside the stages and behind them.
+#[test]
+fn evaluations_are_planned_with_their_stages() {
+    let evals = |more: &str, seen: &InputFacts| {
+        let with = format!("num_generations = 4\nmax_rows = 50\n{more}");
+        let job = parse(&format!("{JOB}{with}")).unwrap();
+        let plan = stages(&job, &[facts()], seen, Room::default());
+        let times = plan.iter().map(|stage| {
+            let times = stage.evals.iter().map(|eval| (eval.times, eval.tokens));
+            times.collect::<Vec<_>>()
+        });
+        times.collect::<Vec<_>>()
+    };
+    // 50 rows, 4 completions of each; 120 + 512 tokens.
+    let tokens = |times: u64| (times, times * 50 * 4 * 632);
+    // Rejection sampling leaves the weights as they are; how long the last stage is, is not known.
+    let of = |language, cold_start, reasoning| {
+        let known = [language, cold_start, reasoning].map(|times| vec![tokens(times)]);
+        [&known[..], &[vec![], vec![tokens(0)]]].concat()
+    };
+    assert_eq!(evals("", &seen()), of(2, 1, 1));
+    assert_eq!(evals("at_start = false", &seen()), of(1, 1, 1));
+    // Of 100, 25 and 200 steps; the last one of a stage is not counted twice.
+    assert_eq!(evals("every_steps = 50", &seen()), of(3, 1, 4));
+    let inside = "every_steps = 50\nstages = [\"reasoning\"]";
+    assert_eq!(evals(inside, &seen()), of(2, 1, 4));
+}
+
+/// An evaluation that is a stage is made once.
+#[test]
+fn an_eval_stage_is_planned_once() {
+    let stage = "[[stage]]\nname = \"exam\"\nkind = \"eval\"\ndata = \"train\"\n\n[[eval]]";
+    let job = parse(&JOB.replace("[[eval]]", stage)).unwrap();
+    let seen = InputFacts {
+        eval_rows: vec![10, 30],
+        ..seen()
+    };
+    let plan = stages(&job, &[facts()], &seen, Room::default());
+    let exam = plan.last().unwrap();
+    assert_eq!((exam.evals.len(), exam.evals[0].times), (1, 1));
+    assert_eq!(exam.evals[0].completions, 30);
+}
+
 #[test]
 fn moments_in_bfloat16_need_half_the_memory() {
     let narrow = "steps = 200\nadam_beta2 = 0.95\nexp_avg_dtype = \"bfloat16\"\n\

@@ -92,9 +92,27 @@ pub struct PlanStage {
     /// `snapshot`, `optimiser`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub host_memory: BTreeMap<String, u64>,
+    /// The evaluations that are made while the stage is at work. Of their completions nothing stays
+    /// on disk but the results.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evals: Vec<PlanEval>,
     /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,
     /// `journal`, `data set`, `final`. What grows with a number of steps that is not known yet is
     /// left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disk: BTreeMap<String, u64>,
+}
+
+/// An evaluation that is made while a stage is at work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanEval {
+    /// Name of its data set.
+    pub data: String,
+    /// How often it is made, that before the job's first step included; 0 if that depends on a
+    /// number of steps that is not known yet.
+    pub times: u64,
+    /// Completions that are sampled each time.
+    pub completions: u64,
+    /// Most tokens of prompts and completions, of all times together.
+    pub tokens: u64,
 }

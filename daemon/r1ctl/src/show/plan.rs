@@ -4,7 +4,7 @@ use crate::format::{bytes, thousands};
 use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::plan::{Plan, PlanDisk, PlanLayout, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanEval, PlanLayout, PlanStage};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The job file with every default filled in.
@@ -25,6 +25,7 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     );
     text += &plan.layout.as_ref().map_or_else(String::new, layout);
     text += &stages(&plan.stages, look);
+    text += &evals(&plan.stages, look);
     let memory: Amounts = |stage| (&stage.memory, stage.memory_peak);
     text += &amounts("MEMORY", &plan.stages, memory, look);
     let takes_turns = |stage: &PlanStage| stage.memory_peak < sum(&stage.memory);
@@ -136,6 +137,33 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
         row
     };
     table(look, &columns, stages.iter().zip(models).map(row).collect())
+}
+
+/// The evaluations of the stages that are not taken over; empty if there are none.
+fn evals(stages: &[PlanStage], look: Look) -> String {
+    let row = |stage: &PlanStage, eval: &PlanEval| {
+        vec![
+            one_line(&stage.name),
+            one_line(&eval.data),
+            known(eval.times),
+            known(eval.completions),
+            known(eval.tokens),
+        ]
+    };
+    let own = stages.iter().filter(|stage| stage.reused_from.is_none());
+    let rows = own.flat_map(|stage| stage.evals.iter().map(move |eval| row(stage, eval)));
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        left("EVALUATED IN"),
+        left("DATA"),
+        right("TIMES"),
+        right("COMPLETIONS"),
+        right("TOKENS ≤"),
+    ];
+    format!("\n{}", table(look, &columns, rows))
 }
 
 /// Formats a count. It is 0 as long as it depends on what an earlier stage will keep.

@@ -5,7 +5,7 @@ use r1d_proto::control::job::{
     Activity, EvalExample, EvalResult, JobStatus, JobSummary, StageStatus, State,
 };
 use r1d_proto::control::node::{DeviceStatus, NodeStatus};
-use r1d_proto::control::plan::{Plan, PlanDisk, PlanLayout, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanDisk, PlanEval, PlanLayout, PlanStage};
 use r1d_proto::control::removal::{KeptJob, RemovalExtent, Removed, RemovedJob};
 use r1d_proto::control::why::{Wait, Why};
 use r1d_proto::ids::JobId;
@@ -375,7 +375,7 @@ pub(crate) fn why() -> Why {
 }
 
 pub(crate) fn nodes() -> Vec<NodeStatus> {
-    let device = |device: &str, state: &str, worker_pid, job| DeviceStatus {
+    let device = |device: &str, state: &str, worker_pid, job: Option<JobId>| DeviceStatus {
         device: device.into(),
         state: state.into(),
         worker_pid,
@@ -403,6 +403,12 @@ pub(crate) fn plan() -> Plan {
             .map(|(name, n)| (name.to_string(), n << 20))
             .collect()
     };
+    let eval = |times: u64| PlanEval {
+        data: "test".into(),
+        times,
+        completions: 256,
+        tokens: times * 256 * 640,
+    };
     Plan {
         name: "arithmetic".into(),
         model: "random weights of tiny-deepseek-v3.json".into(),
@@ -428,6 +434,7 @@ pub(crate) fn plan() -> Plan {
                 memory: gib(&[("policy", 5), ("optimiser", 10), ("update", 12)]),
                 memory_peak: 27 << 20,
                 host_memory: gib(&[("snapshot", 15)]),
+                evals: vec![eval(2)],
                 disk: gib(&[("checkpoints", 45)]),
             },
             PlanStage {
@@ -450,6 +457,7 @@ pub(crate) fn plan() -> Plan {
                 ]),
                 memory_peak: (20 + 1536) << 20,
                 host_memory: gib(&[("snapshot", 20)]),
+                evals: vec![eval(3)],
                 disk: gib(&[
                     ("checkpoints", 80),
                     ("final", 5),
