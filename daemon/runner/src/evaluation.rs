@@ -8,7 +8,7 @@ use crate::judge::{judge, rules};
 use crate::judge_queue::{JudgeAnswers, JudgeModels};
 use crate::message::{Command, End, Event, Prompt, Source};
 use crate::metrics;
-use crate::plan::{EvalInputs, Plan};
+use crate::plan::{DeclaredScores, EvalInputs, Plan};
 use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{Eval, Metric};
@@ -232,17 +232,14 @@ impl Evaluation {
         metrics.insert("rows".into(), rows.len() as f64);
         metrics::lengths(&mut metrics, lengths.into_iter());
         metrics::verdicts(&mut metrics, verdicts.iter().flatten());
-        for reward in &facts.judges {
+        for (index, reward) in facts.judges.iter().enumerate() {
             let scores: Vec<f64> = verdicts
                 .iter()
                 .filter_map(|row| mean_score(row, &reward.name))
                 .collect();
             let name = format!("rewards/{}/mean", reward.name);
-            insert_interval(
-                &mut metrics,
-                &name,
-                interval(&scores, (f64::NEG_INFINITY, f64::INFINITY)),
-            );
+            let bounds = bounds(facts.rewards.get(index), &scores);
+            insert_interval(&mut metrics, &name, interval(&scores, bounds));
         }
         metrics.append(&mut self.gather.timings);
         metrics.insert(
@@ -314,6 +311,16 @@ fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
         .filter_map(|verdict| verdict.value.map(f64::from));
     let values: Vec<f64> = values.collect();
     (!values.is_empty()).then(|| crate::advantages::mean(&values))
+}
+
+/// The smallest and largest value that a row's mean can have: the plugin's range, or further out
+/// where the job gives faults such a value.
+fn bounds(declared: Option<&DeclaredScores>, scores: &[f64]) -> (f64, f64) {
+    let (low, high) = declared.map_or((f64::NEG_INFINITY, f64::INFINITY), |declared| {
+        (declared.min.into(), declared.max.into())
+    });
+    let wider = |(low, high): (f64, f64), score: &f64| (low.min(*score), high.max(*score));
+    scores.iter().fold((low, high), wider)
 }
 
 /// Inserts both ends of an interval, as `NAME_ci_low` and `NAME_ci_high`.

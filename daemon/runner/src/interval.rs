@@ -71,10 +71,7 @@ mod tests {
         );
         close(interval(&[0.0, 0.25, 1.0], (0.0, 1.0)), (0.0, 1.0));
         let (low, high) = interval(&[-2.0, 3.0], (f64::NEG_INFINITY, f64::INFINITY)).unwrap();
-        assert!(
-            low < -4.0 && high > 5.0,
-            "scores have no such bounds: {low} {high}"
-        );
+        assert!(low < -4.0 && high > 5.0, "without bounds: {low} {high}");
         assert_eq!(interval(&[0.5], (0.0, 1.0)), None);
         assert_eq!(interval(&[], (0.0, 1.0)), None);
     }

@@ -1620,6 +1620,14 @@ fn a_teacher_and_its_student_end_the_same_whatever_crashes() {
             exam["avg@3"] >= exam["avg@3_ci_low"] && exam["avg@3"] <= exam["avg@3_ci_high"],
             "{exam:?}"
         );
+        // Every plugin has declared 0 to 1.
+        let is_end = |name: &str| name.ends_with("_ci_low") || name.ends_with("_ci_high");
+        let ends = exam
+            .iter()
+            .filter(|(name, _)| name.starts_with("rewards/") && is_end(name));
+        let ends: Vec<_> = ends.collect();
+        let within = |(_, end): &(&String, &f64)| (0.0..=1.0).contains(*end);
+        assert!(!ends.is_empty() && ends.iter().all(within), "{ends:?}");
         assert_eq!(exam["rows"], 3.0);
         assert!(
             !expected
