@@ -15,6 +15,7 @@ mod within;
 pub use retry::{Ending, TRIES_MAX, pause, with_retries};
 pub use within::Within;
 
+use r1d_proto::remedy::remedy;
 use r1d_proto::shown;
 use rustix::process::Signal;
 use std::fmt;
@@ -60,6 +61,31 @@ pub struct Lost {
     pub cause: String,
     /// What that is blamed on.
     pub blame: Blame,
+    /// What people can do where it is blamed on the machine.
+    pub remedy: &'static str,
+}
+
+/// What people can do about a machine on which children end without an answer.
+const TO_KEEP_CHILDREN: &str = "see to the machine's memory, and to who ends processes";
+
+impl Lost {
+    /// A child that has ended, or does nothing; `cause` says how.
+    pub fn ended(cause: String, blame: Blame) -> Lost {
+        Lost {
+            cause,
+            blame,
+            remedy: TO_KEEP_CHILDREN,
+        }
+    }
+
+    /// A child that the system did not start. `what` names it.
+    pub fn not_started(what: &str, error: &io::Error) -> Lost {
+        Lost {
+            cause: format!("{what} cannot be started: {error}"),
+            blame: Blame::Outside,
+            remedy: remedy(error).unwrap_or(TO_KEEP_CHILDREN),
+        }
+    }
 }
 
 /// A child that is at work. Dropping it ends it.

@@ -45,8 +45,18 @@ pub fn with_retries<T, E>(
         }
         let Some(next) = pauses.next() else {
             let cause = format!("{TRIES_MAX} times in a row {}", lost.cause);
-            return Err(Ending::Lost(Lost { cause, blame }));
+            let lost = Lost {
+                cause,
+                blame,
+                ..lost
+            };
+            return Err(Ending::Lost(lost));
         };
+        let s = next.as_secs_f64();
+        tracing::warn!(
+            "{what} is lost: {}: another is started in {s} s",
+            lost.cause
+        );
         pause(&lost, next).map_err(Ending::Other)?;
     }
 }
@@ -84,10 +94,10 @@ mod tests {
             let (mut left, mut pauses) = (lost.iter(), 0);
             let ended = with_retries(
                 || match left.next() {
-                    Some(is_outside) => Err(Ending::Lost(Lost {
-                        cause: "it died".into(),
-                        blame: if *is_outside { Blame::Outside } else { Blame::Itself },
-                    })),
+                    Some(is_outside) => {
+                        let blame = if *is_outside { Blame::Outside } else { Blame::Itself };
+                        Err(Ending::Lost(Lost::ended("it died".into(), blame)))
+                    }
                     None => Ok(()),
                 },
                 |_, _| {
@@ -102,17 +112,14 @@ mod tests {
                 let is_outside = lost[..TRIES_MAX].contains(&true);
                 let blame = if is_outside { Blame::Outside } else { Blame::Itself };
                 let cause = "5 times in a row it died".into();
-                prop_assert_eq!(ended, Err(Ending::Lost(Lost { cause, blame })));
+                prop_assert_eq!(ended, Err(Ending::Lost(Lost::ended(cause, blame))));
             }
         }
     }
 
     #[test]
     fn who_leaves_ends_the_tries() {
-        let lost = Lost {
-            cause: "it died".into(),
-            blame: Blame::Outside,
-        };
+        let lost = Lost::ended("it died".into(), Blame::Outside);
         let attempt = || Err::<(), _>(Ending::Lost(lost.clone()));
         assert_eq!(
             with_retries(attempt, |_, _| Err("gone")),

@@ -256,14 +256,16 @@ impl TaskChild<'_> {
         );
         made.map_err(|ending| match ending {
             Ending::Other(error) => error,
-            Ending::Lost(Lost { cause, blame }) => match blame {
+            Ending::Lost(Lost {
+                cause,
+                blame,
+                remedy,
+            }) => match blame {
                 Blame::Itself => MakeError::Told(format!(
                     "{name}: {cause}: what ends it is in these files, or in the tokenizer or \
                      template"
                 )),
-                Blame::Outside => MakeError::Lost(format!(
-                    "{name}: {cause}: see to the machine's memory, and to who ends processes"
-                )),
+                Blame::Outside => MakeError::Lost(format!("{name}: {cause}: {remedy}")),
             },
         })
     }
@@ -274,12 +276,8 @@ impl TaskChild<'_> {
             command.args(self.args).env_clear().stdout(file);
             ChildProcess::start(&mut command, Duration::from_millis(REPORT_MS_MAX))
         });
-        let mut child = started.map_err(|error| {
-            Ending::Lost(Lost {
-                cause: format!("the reading process cannot be started: {error}"),
-                blame: Blame::Outside,
-            })
-        })?;
+        let mut child = started
+            .map_err(|error| Ending::Lost(Lost::not_started("the reading process", &error)))?;
         let outcome = frame::write_blocking(&mut child.stream, Format::Postcard, self.task)
             .map_err(|_| Broken::Lost)
             .and_then(|()| outcome(&mut child, self.idle_max, watch));
@@ -289,13 +287,11 @@ impl TaskChild<'_> {
             Ok(made) => made.map_err(|failure| Ending::Other(failure.into())),
             Err(Broken::Unwanted) => Err(Ending::Other(MakeError::Unwanted)),
             Err(Broken::Lost) => Err(self.lost(&ended)),
-            Err(Broken::Idle) => Err(Ending::Lost(Lost {
-                cause: format!(
-                    "the reading process got no further for {} s",
-                    self.idle_max.as_secs()
-                ),
-                blame: Blame::Outside,
-            })),
+            Err(Broken::Idle) => {
+                let s = self.idle_max.as_secs();
+                let cause = format!("the reading process got no further for {s} s");
+                Err(Ending::Lost(Lost::ended(cause, Blame::Outside)))
+            }
             Err(Broken::Silent) => Err(self.over_limit(format!(
                 "a row takes longer than {} s",
                 SILENCE_MS_MAX / 1000
@@ -324,10 +320,8 @@ impl TaskChild<'_> {
                 SET_BYTES_MAX >> 30
             ));
         }
-        Ending::Lost(Lost {
-            cause: format!("the reading process ended without an answer {ended}"),
-            blame: ended.blame(),
-        })
+        let cause = format!("the reading process ended without an answer {ended}");
+        Ending::Lost(Lost::ended(cause, ended.blame()))
     }
 
     /// A limit of the child's own, which another child would meet too.

@@ -178,9 +178,9 @@ impl CompilerChild<'_> {
         );
         compiled.map_err(|ending| match ending {
             Ending::Other(error) => error,
-            Ending::Lost(Lost { cause, blame }) => match blame {
-                Blame::Itself => CompileError::Refused(cause),
-                Blame::Outside => CompileError::Lost(cause),
+            Ending::Lost(lost) => match lost.blame {
+                Blame::Itself => CompileError::Refused(lost.cause),
+                Blame::Outside => CompileError::Lost(format!("{}: {}", lost.cause, lost.remedy)),
             },
         })
     }
@@ -198,7 +198,7 @@ impl CompilerChild<'_> {
     }
 
     fn attempt(&self) -> Result<Vec<u8>, Ending<CompileError>> {
-        let (bytes, lost) = (self.component.len(), |cause, blame| Lost { cause, blame });
+        let bytes = self.component.len();
         let wall_ms = wall_ms_max(bytes);
         let mut command = Command::new(self.program);
         command
@@ -209,9 +209,8 @@ impl CompilerChild<'_> {
         let ends = self.waiter.clock.now() + Duration::from_millis(wall_ms);
         let child =
             ChildProcess::start(&mut command, Duration::from_millis(wall_ms)).map_err(|error| {
-                let program = self.program.display();
-                let cause = format!("the compiling process, {program}, cannot be started: {error}");
-                Ending::Lost(lost(cause, Blame::Outside))
+                let what = format!("the compiling process, {},", self.program.display());
+                Ending::Lost(Lost::not_started(&what, &error))
             })?;
         let reply = self.ask(&child, ends);
         // The child has answered, died or run out of time, or its answer is no longer wanted: in
@@ -235,7 +234,7 @@ impl CompilerChild<'_> {
                     had_ms as f64 / 1000.0,
                     wall_ms / 1000
                 );
-                Err(Ending::Lost(lost(cause, Blame::Outside)))
+                Err(Ending::Lost(Lost::ended(cause, Blame::Outside)))
             }
             error if is_late(&error) => refused(format!(
                 "compiling it takes longer than {} s",
@@ -248,7 +247,7 @@ impl CompilerChild<'_> {
             )),
             _ => {
                 let cause = format!("the compiling process ended without an answer {ended}");
-                Err(Ending::Lost(lost(cause, ended.blame())))
+                Err(Ending::Lost(Lost::ended(cause, ended.blame())))
             }
         }
     }

@@ -96,15 +96,13 @@ pub enum RewardError {
         /// The reason.
         why: String,
     },
-    /// The processes that were to compile the component were lost, and the machine is to blame.
-    #[error(
-        "plugin {path}: not compiled yet: {why}: see to the machine's memory, and to who ends \
-         processes"
-    )]
+    /// The machine kept the plugin from being compiled or loaded: processes were lost, or it is out
+    /// of something. Another try may succeed.
+    #[error("plugin {path}: not loaded yet: {why}")]
     Lost {
         /// The file.
         path: PathBuf,
-        /// How they ended.
+        /// What the machine did, and what to do.
         why: String,
     },
     /// The component imports functions. Build it for a target without WASI.

@@ -4,7 +4,9 @@ use crate::allowance::Allowance;
 use crate::error::ScoreError;
 use crate::limits;
 use crate::memory::Memory;
+use r1d_proto::remedy::{is_the_machines, said_by_the_system, to_mend};
 use r1d_proto::verdict::Outcome;
+use std::error::Error;
 use wasmtime::Trap;
 
 /// The verdict on a plugin that broke off, or broke its word.
@@ -12,8 +14,19 @@ pub(crate) fn trap(reason: String) -> Outcome {
     Outcome::Trap { reason }
 }
 
+/// Why the machine, and not the guest, ended a call, with what to do: an instance needs memory and
+/// a descriptor. `None` if the guest is to blame.
+pub(crate) fn of_machine(error: &wasmtime::Error) -> Option<String> {
+    let error: &(dyn Error + 'static) = &**error;
+    let cause = said_by_the_system(error).filter(|cause| is_the_machines(*cause))?;
+    Some(format!("{cause}{}", to_mend(cause)))
+}
+
 /// Turns a call's failure into a verdict. An error that the guest did not cause is no verdict.
 pub(crate) fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError> {
+    if let Some(why) = of_machine(error) {
+        return Err(ScoreError::Host(why));
+    }
     if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         return Err(ScoreError::Host(error.to_string()));
     }

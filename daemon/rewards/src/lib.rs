@@ -70,6 +70,7 @@ use components::Components;
 use engine::Engine;
 use gate::Gate;
 use loaded::Setting;
+use r1d_proto::remedy::is_the_machines;
 use r1d_proto::world::SharedClock;
 use r1d_store::{BlobHash, Blobs, Disk};
 use sha2::{Digest, Sha256};
@@ -268,7 +269,11 @@ impl Rewards {
             return named()?.pinned(pinned);
         };
         let copy = PluginFile::read(&kept).and_then(|copy| copy.pinned(pinned));
-        let Err(damage) = copy else { return copy };
+        let damage = match copy {
+            Ok(copy) => return Ok(copy),
+            Err(error) if is_the_machines(&error) => return Err(error),
+            Err(damage) => damage,
+        };
         match named().and_then(|named| named.pinned(pinned)) {
             Ok(named) => {
                 let (kept_at, from) = (kept.display(), named.path.display());
@@ -325,11 +330,7 @@ impl Rewards {
         let limits = spec
             .limits
             .budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
-        if !self.trusted.is_empty()
-            && !signature::signers(&path, &sha256)
-                .iter()
-                .any(|key| self.trusted.contains(key))
-        {
+        if !self.trusted.is_empty() && !self.is_signed(&path, &sha256)? {
             return Err(RewardError::Unsigned { path });
         }
         match component::kind(&bytes) {
@@ -361,6 +362,16 @@ impl Rewards {
             world,
             setting,
         )
+    }
+
+    /// Whether a key that is trusted has signed the component in this file.
+    fn is_signed(&self, path: &Path, sha256: &[u8; 32]) -> Result<bool, RewardError> {
+        let read = |cause| RewardError::Read {
+            path: signature::beside(path),
+            cause,
+        };
+        let signers = signature::signers(path, sha256).map_err(read)?;
+        Ok(signers.iter().any(|key| self.trusted.contains(key)))
     }
 
     /// The scoring threads.
@@ -467,7 +478,10 @@ impl Rewards {
                 CompileError::Abandoned => RewardError::Abandoned,
             })?
         };
-        let component = deserialize(engine, &code).map_err(refused)?;
+        let component = deserialize(engine, &code).map_err(|error| {
+            let (path, refused) = (path.into(), || refused(format!("{error:#}")));
+            faults::of_machine(&error).map_or_else(refused, |why| RewardError::Lost { path, why })
+        })?;
         if let Some(cache) = &self.cache {
             cache.store(sha256, &code);
         }
@@ -475,10 +489,10 @@ impl Rewards {
     }
 }
 
-fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, String> {
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the code comes from our own compiler, either just now over a private socket or from a
     // file whose MAC only this daemon could have made.
-    unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
+    unsafe { Component::deserialize(engine, code) }
 }
 
 /// The contents of a plugin's file, with its hash.

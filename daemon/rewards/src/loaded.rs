@@ -7,7 +7,7 @@ use crate::cache;
 use crate::completion::{Ask, Completion, Info, Judged, to_guest};
 use crate::engine::{self, Engine, Purpose};
 use crate::error::{RewardError, ScoreError};
-use crate::faults::{cut, fault, load_fault, trap};
+use crate::faults::{cut, fault, load_fault, of_machine, trap};
 use crate::instance::{Instance, Linked};
 use crate::limits::{self, Budget};
 use crate::memory::Memory;
@@ -432,9 +432,16 @@ impl Loaded {
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(_) if self.abandoned.is_set() => Err(RewardError::Abandoned),
-            Err(e) => Err(refused(load_fault(&e, store.data(), allowed))),
+            Err(e) => Err(not_loaded(&self.path, &e)
+                .unwrap_or_else(|| refused(load_fault(&e, store.data(), allowed)))),
         }
     }
+}
+
+/// The error of a load that the machine ended; `None` if the plugin is to blame.
+fn not_loaded(path: &Path, error: &wasmtime::Error) -> Option<RewardError> {
+    let (path, why) = (path.to_owned(), of_machine(error)?);
+    Some(RewardError::Lost { path, why })
 }
 
 fn config_hash(json: &str) -> String {
@@ -461,7 +468,10 @@ fn describe(
     let info = match info {
         Ok(info) => info,
         Err(_) if abandoned.is_set() => return Err(RewardError::Abandoned),
-        Err(e) => return Err(failed(load_fault(&e, store.data(), allowed))),
+        Err(e) => {
+            return Err(not_loaded(path, &e)
+                .unwrap_or_else(|| failed(load_fault(&e, store.data(), allowed))));
+        }
     };
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {

@@ -8,6 +8,7 @@
 
 use crate::cache::hex;
 use crate::component::FILE_BYTES_MAX;
+use r1d_proto::remedy::is_the_machines;
 use r1d_proto::user_file;
 use r1d_store::{Disk, FILE_MODE, PRIVATE_MODE, create_file, replace};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -82,8 +83,12 @@ pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey
 }
 
 /// The keys with a valid signature of this component beside its file. If the signature file cannot
-/// be read, there are none.
-pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
+/// be read, there are none; an error if the machine is to blame for that.
+pub fn signers(component: &Path, sha256: &[u8; 32]) -> std::io::Result<Vec<PublicKey>> {
+    let lines = match read(component) {
+        Err(error) if is_the_machines(&error) => return Err(error),
+        read => read.unwrap_or_default(),
+    };
     let message = message_of(sha256);
     let signer = |line: &str| {
         let mut words = line.split_ascii_whitespace();
@@ -97,11 +102,7 @@ pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
             .is_ok();
         (algorithm == ALGORITHM && right).then_some(key)
     };
-    read(component)
-        .unwrap_or_default()
-        .lines()
-        .filter_map(signer)
-        .collect()
+    Ok(lines.lines().filter_map(signer).collect())
 }
 
 /// What the name of a component's signature file has behind the component's.
@@ -180,27 +181,30 @@ mod tests {
         std::fs::write(&wasm, b"component").unwrap();
         let sha256: [u8; 32] = Sha256::digest(b"component").into();
         let (key_a, key_b) = (generate(&a).unwrap(), generate(&b).unwrap());
-        assert_eq!(signers(&wasm, &sha256), []);
+        assert_eq!(signers(&wasm, &sha256).unwrap(), []);
         assert_eq!(
             sign(&wasm, &a).unwrap(),
             (dir.path().join("x.wasm.sig"), key_a)
         );
         sign(&wasm, &a).unwrap();
         assert_eq!(
-            signers(&wasm, &sha256),
+            signers(&wasm, &sha256).unwrap(),
             [key_a],
             "signed twice, listed once"
         );
         sign(&wasm, &b).unwrap();
-        assert_eq!(signers(&wasm, &sha256), [key_a, key_b]);
-        assert_eq!(signers(&wasm, &Sha256::digest(b"other").into()), []);
+        assert_eq!(signers(&wasm, &sha256).unwrap(), [key_a, key_b]);
+        assert_eq!(
+            signers(&wasm, &Sha256::digest(b"other").into()).unwrap(),
+            []
+        );
         let text = std::fs::read_to_string(beside(&wasm)).unwrap();
         // Every hex digit of the first signature, changed, unmakes it.
         for at in (8 + 65)..(8 + 65 + 128) {
             let mut bad = text.clone().into_bytes();
             bad[at] = if bad[at] == b'0' { b'1' } else { b'0' };
             std::fs::write(beside(&wasm), bad).unwrap();
-            assert_eq!(signers(&wasm, &sha256), [key_b], "digit {at}");
+            assert_eq!(signers(&wasm, &sha256).unwrap(), [key_b], "digit {at}");
         }
     }
 

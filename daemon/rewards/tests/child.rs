@@ -7,6 +7,7 @@ use guests::{Guest, completion, component, load_bytes, returns, shipped};
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::{Clock, SharedClock, SystemClock};
 use r1d_rewards::{Abandoned, Compiler, LoadAt, Options, RewardError, RewardSpec, Rewards};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         Some("--list") => return ExitCode::SUCCESS,
         _ => {}
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 12] = [
         (
             "a_plugin_compiled_by_the_child_runs",
             a_plugin_compiled_by_the_child_runs,
@@ -90,6 +91,14 @@ fn main() -> ExitCode {
         (
             "a_child_that_stops_has_one_time_for_a_try",
             a_child_that_stops_has_one_time_for_a_try,
+        ),
+        (
+            "no_plugin_is_blamed_for_a_compiler_that_is_not_started",
+            no_plugin_is_blamed_for_a_compiler_that_is_not_started,
+        ),
+        (
+            "no_plugin_is_blamed_for_an_instance_that_is_not_made",
+            no_plugin_is_blamed_for_an_instance_that_is_not_made,
         ),
         (
             "who_waits_for_another_load_says_so",
@@ -268,6 +277,64 @@ fn who_waits_for_another_load_says_so() {
             assert!(matches!(ended, Some(RewardError::Abandoned)));
         }
     });
+}
+
+/// Lets this process open `more` files beside those that it has; returns the limit before.
+fn limit_files(more: u64) -> Rlimit {
+    let is_free = |number: &u64| !Path::new(&format!("/proc/self/fd/{number}")).exists();
+    let free = (0..).find(is_free).unwrap();
+    let before = getrlimit(Resource::Nofile);
+    let now = Rlimit {
+        current: Some(free + more),
+        ..before.clone()
+    };
+    setrlimit(Resource::Nofile, now).unwrap();
+    before
+}
+
+fn is_the_file_limit(error: &RewardError) {
+    let text = error.to_string();
+    assert!(
+        matches!(error, RewardError::Lost { .. })
+            && text.contains("Too many open files")
+            && text.contains("LimitNOFILE="),
+        "{text}"
+    );
+}
+
+/// The plugin's file can be opened, and the child's socket pair not any more.
+fn no_plugin_is_blamed_for_a_compiler_that_is_not_started() {
+    let rewards = open(None, "compile-child");
+    let before = limit_files(1);
+    let refused = rewards.load(&RewardSpec::named("accuracy")).err();
+    setrlimit(Resource::Nofile, before).unwrap();
+    is_the_file_limit(&refused.unwrap());
+    score_is_one(&rewards);
+}
+
+/// The code is there, and the memory of its first instance takes a descriptor.
+fn no_plugin_is_blamed_for_an_instance_that_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    score_is_one(&open(Some(dir.path()), "compile-child"));
+    let rewards = open(Some(dir.path()), "die-child");
+    let before = Mutex::new(None);
+    let (loads, limit) = (Mutex::new(0), Arc::new(before));
+    let limited = limit.clone();
+    let telling = rewards.telling(Arc::new(move |at: Option<LoadAt<'_>>| {
+        let mut loads = loads.lock().unwrap();
+        *loads += u32::from(at.is_some_and(|at| at.doing == "loading plugin accuracy"));
+        // It is told a second time once the component is there.
+        if *loads == 2 {
+            limited
+                .lock()
+                .unwrap()
+                .get_or_insert_with(|| limit_files(0));
+        }
+    }));
+    let refused = telling.load(&RewardSpec::named("accuracy")).err();
+    setrlimit(Resource::Nofile, limit.lock().unwrap().take().unwrap()).unwrap();
+    is_the_file_limit(&refused.unwrap());
+    score_is_one(&rewards);
 }
 
 fn a_bad_component_is_the_childs_error() {

@@ -2,8 +2,8 @@
 
 mod cache;
 mod disk;
-mod exchange;
 mod evaluations;
+mod exchange;
 mod facts;
 mod fit;
 mod held;

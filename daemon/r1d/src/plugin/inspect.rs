@@ -55,6 +55,11 @@ fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
 
 fn about(reward: &LoadedReward, sha256: &[u8; 32]) -> Result<About, PluginError> {
     let info = reward.info().clone();
+    let signers =
+        signature::signers(reward.path(), sha256).map_err(|source| PluginError::File {
+            path: signature::beside(reward.path()),
+            source,
+        })?;
     let cases = test::own_cases(reward)?.map_or(0, |jsonl| golden::count(&jsonl));
     Ok(About {
         name: info.name,
@@ -64,10 +69,7 @@ fn about(reward: &LoadedReward, sha256: &[u8; 32]) -> Result<About, PluginError>
         max: info.max,
         parts: info.parts,
         golden_cases: cases as u64,
-        signed_by: signature::signers(reward.path(), sha256)
-            .iter()
-            .map(|key| key.to_string())
-            .collect(),
+        signed_by: signers.iter().map(ToString::to_string).collect(),
     })
 }
 
