@@ -86,6 +86,14 @@ impl Lost {
             remedy: remedy(error).unwrap_or(TO_KEEP_CHILDREN),
         }
     }
+
+    /// What comes of the last of several children that were lost, in words.
+    fn consequence(&self) -> String {
+        match self.blame {
+            Blame::Itself => "it is held against what it was asked".into(),
+            Blame::Outside => format!("it is tried again when it is asked for: {}", self.remedy),
+        }
+    }
 }
 
 /// A child that is at work. Dropping it ends it.

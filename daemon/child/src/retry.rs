@@ -28,8 +28,10 @@ pub enum Ending<E> {
 
 /// Returns what `attempt` does, which starts a child. If the child is lost, another is tried after
 /// a `pause`, which is told what became of the last, and whose error ends the tries. After
-/// [`TRIES_MAX`] the machine is to blame, unless each child was.
+/// [`TRIES_MAX`] the machine is to blame, unless each child was. Each loss is a line of the log,
+/// which names the child as `what`.
 pub fn with_retries<T, E>(
+    what: &str,
     mut attempt: impl FnMut() -> Result<T, Ending<E>>,
     mut pause: impl FnMut(&Lost, Duration) -> Result<(), E>,
 ) -> Result<T, Ending<E>> {
@@ -50,6 +52,7 @@ pub fn with_retries<T, E>(
                 blame,
                 ..lost
             };
+            tracing::warn!("{what} is lost: {}: {}", lost.cause, lost.consequence());
             return Err(Ending::Lost(lost));
         };
         let s = next.as_secs_f64();
@@ -93,6 +96,7 @@ mod tests {
         ) {
             let (mut left, mut pauses) = (lost.iter(), 0);
             let ended = with_retries(
+                "a child",
                 || match left.next() {
                     Some(is_outside) => {
                         let blame = if *is_outside { Blame::Outside } else { Blame::Itself };
@@ -122,7 +126,7 @@ mod tests {
         let lost = Lost::ended("it died".into(), Blame::Outside);
         let attempt = || Err::<(), _>(Ending::Lost(lost.clone()));
         assert_eq!(
-            with_retries(attempt, |_, _| Err("gone")),
+            with_retries("a child", attempt, |_, _| Err("gone")),
             Err(Ending::Other("gone"))
         );
     }

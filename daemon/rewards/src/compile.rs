@@ -94,6 +94,8 @@ pub(crate) enum CompileError {
 /// Whoever waits for the code.
 pub(crate) struct Waiter<'a> {
     pub clock: &'a dyn Clock,
+    /// The plugin, as the job names it.
+    pub plugin: &'a str,
     /// Set once the code is no longer wanted.
     pub abandoned: &'a Abandoned,
     /// Hears in words what happens, and for how long at most.
@@ -164,6 +166,7 @@ impl CompilerChild<'_> {
         let wall = Duration::from_millis(wall_ms_max(self.component.len()));
         told("being compiled", Some(wall));
         let compiled = r1d_child::with_retries(
+            &format!("the process that compiles plugin {}", self.waiter.plugin),
             || self.attempt(),
             |lost, pause| {
                 let s = pause.as_secs_f64();

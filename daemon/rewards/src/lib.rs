@@ -465,6 +465,7 @@ impl Rewards {
                 .ok_or(RewardError::Abandoned)?;
             let waiter = Waiter {
                 clock: &*self.clock,
+                plugin: name,
                 abandoned: &self.abandoned,
                 told: &tell,
             };

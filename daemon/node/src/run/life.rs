@@ -130,6 +130,8 @@ impl Run {
             let reading = reading.clone();
             let opened = tasks::blocking(move || {
                 let _hold = hold;
+                // Lines of the log that know of data and plugins alone are of this job.
+                let _span = tracing::info_span!("reading", %job).entered();
                 open(&job, &run_context, &outputs, &log, &reading, &upkeep)
             });
             opened.await.unwrap_or_else(|panic| {

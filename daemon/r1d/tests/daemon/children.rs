@@ -70,12 +70,22 @@ fn resume(daemon: &TestDaemon, job: &str) {
 
 #[test]
 fn a_child_that_is_killed_once_is_replaced() {
-    for (forgotten, does) in [("token-sets", READS), ("cache", COMPILES)] {
+    let reads = "the process that reads data.t";
+    let compiles = "the process that compiles plugin accuracy is lost: the compiling process";
+    for (forgotten, does, lost) in [("token-sets", READS, reads), ("cache", COMPILES, compiles)] {
         let (mut daemon, job) = held(forgotten);
         resume(&daemon, &job);
         strike(&mut daemon, does, "KILL");
         let status = daemon.wait_succeeded(&job);
         assert_eq!(status.restarts, 0, "{does}");
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains(lost));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(
+            line.contains(&format!("job={job}"))
+                && line.contains("(SIGKILL)): another is started in 0.25 s"),
+            "{line}"
+        );
     }
 }
 
