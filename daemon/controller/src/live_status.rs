@@ -70,6 +70,7 @@ impl LiveDevice {
             worker_pid: self.used.worker_pid,
             worker_restarts: self.used.worker_restarts,
             job: self.used.job.clone(),
+            rank: None,
             problem: self.problem().map(String::from),
         }
     }
@@ -154,6 +155,9 @@ impl LiveStatus {
         let shown = |device: &LiveDevice| {
             let mut status = device.status();
             let job = status.job.as_ref().and_then(|job| state.jobs.get(job));
+            let ranks = job.map_or(&[][..], |job| &job.ranks[..]);
+            let own = ranks.iter().find(|rank| rank.device == status.device);
+            status.rank = own.map(|rank| rank.rank);
             if status.problem.is_none() && job.is_some_and(|job| job.is_stopping) {
                 status.state = PAUSING.into();
             }

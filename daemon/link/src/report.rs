@@ -2,7 +2,7 @@
 
 use crate::message::Message;
 use crate::work::{WorkId, WorkResult};
-use r1d_proto::control::job::Activity;
+use r1d_proto::control::job::{Activity, RankStatus};
 use r1d_proto::ids::JobId;
 use r1d_runner::life::LifeOutcome;
 use r1d_runner::wait::Wait;
@@ -99,6 +99,8 @@ pub struct JobSnapshot {
     pub eta_s: Option<f64>,
     /// Steps of every stage, from the plan.
     pub steps: Vec<u64>,
+    /// What each rank does, if it is on several devices.
+    pub ranks: Vec<RankStatus>,
     /// Whether it ends with the step in flight, because a user wants it so.
     pub is_stopping: bool,
     /// The job's error, if the ledger could not record it (a full disk).
@@ -111,6 +113,7 @@ impl JobSnapshot {
         let shown = |live: &JobSnapshot| (live.eta_s, live.activity.clone(), live.failed.clone());
         shown(self) == shown(other)
             && (self.is_stopping, &self.steps) == (other.is_stopping, &other.steps)
+            && self.ranks == other.ranks
     }
 }
 

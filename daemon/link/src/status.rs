@@ -124,6 +124,7 @@ impl Outlines {
             restarts: record.restarts(),
             eta_s: live.and_then(|live| live.eta_s),
             activity: live.and_then(|live| live.activity.clone()),
+            ranks: live.map_or_else(Vec::new, |live| live.ranks.clone()),
         }
     }
 

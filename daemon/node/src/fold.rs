@@ -1,6 +1,7 @@
 //! What the ranks of a gang say, as one worker would say it. A request is over when every rank that
 //! was asked has answered, or as soon as one has failed.
 
+use crate::live_ranks::LiveRanks;
 use crate::worker::{FromRank, WorkerReply};
 use r1d_proto::worker::{
     Body, Event, Failure, FailureKind, FromWorker, Metrics, Reply, WEIGHTS_CHECKSUM,
@@ -20,23 +21,30 @@ const TRAINING: &str = "training";
 /// Metrics of which a gang has the mean of its ranks'.
 const MEANS: [&str; 2] = ["perf/mfu", "perf/draft_acceptance_rate"];
 
-/// Folds what `ranks` workers say until none says anything more, or nobody listens.
+/// Folds what the workers of a gang say until none says anything more, or nobody listens. `live`
+/// takes note of each word.
 pub(crate) async fn fold(
     mut heard: mpsc::Receiver<FromRank>,
     said: mpsc::Sender<FromRank>,
-    ranks: usize,
+    live: LiveRanks,
 ) {
-    let mut fold = Fold::new(ranks);
+    let mut fold = Fold::new(live.size());
     let mut held: Option<(Pin<Box<Sleep>>, FromRank)> = None;
     loop {
-        let next = match &mut held {
-            None => Some(heard.recv().await),
-            Some((over, _)) => tokio::select! {
-                biased;
-                next = heard.recv() => Some(next),
-                () = over => None,
-            },
+        let over = async {
+            match &mut held {
+                Some((over, _)) => over.await,
+                None => std::future::pending().await,
+            }
         };
+        let next = tokio::select! {
+            biased;
+            next = heard.recv() => Some(next),
+            () = over => None,
+        };
+        if let Some(Some(FromRank { rank, reply })) = &next {
+            live.said(*rank, reply);
+        }
         let out = match next {
             Some(Some(FromRank { rank, reply })) => match reply {
                 WorkerReply::Message(message) => match fold.said(rank, message) {

@@ -4,6 +4,7 @@
 
 use crate::fold::fold;
 use crate::job_log::JobLog;
+use crate::live_ranks::LiveRanks;
 use crate::meeting::{Meeting, Seat};
 use crate::tasks::{self, Restarting, Supervised};
 use crate::worker::{Ask, End, FromRank, Launch, Worker, WorkerError};
@@ -11,6 +12,7 @@ use futures_util::future::join_all;
 use r1d_parallel::balance::shared_out;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{Group, Place, ToWorker, WorkerRequest};
+use r1d_proto::world::SharedClock;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -26,21 +28,31 @@ pub(crate) struct Rank {
 
 /// The ranks of a job, in their order. Clones share the workers.
 #[derive(Clone)]
-pub(crate) struct Gang(Arc<[Rank]>);
+pub(crate) struct Gang {
+    ranks: Arc<[Rank]>,
+    live: LiveRanks,
+}
 
 impl Gang {
-    pub(crate) fn new(ranks: Vec<Rank>) -> Gang {
-        Gang(ranks.into())
+    pub(crate) fn new(ranks: Vec<Rank>, clock: SharedClock) -> Gang {
+        let live = LiveRanks::new(ranks.len(), clock);
+        let ranks = ranks.into();
+        Gang { ranks, live }
     }
 
     /// The number of ranks.
     pub(crate) fn size(&self) -> usize {
-        self.0.len()
+        self.ranks.len()
+    }
+
+    /// What the ranks do, and which one is at fault.
+    pub(crate) fn live(&self) -> &LiveRanks {
+        &self.live
     }
 
     /// The devices, by rank.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|rank| &*rank.device)
+        self.ranks.iter().map(|rank| &*rank.device)
     }
 
     /// The device of rank 0, by which the job is planned: those of a gang are alike.
@@ -60,7 +72,7 @@ impl Gang {
     }
 
     /// Starts a process for each rank, after its previous one has ended. What they say goes to
-    /// `said`.
+    /// `said`. A rank that does not start is at fault.
     pub(crate) async fn launch(
         &self,
         job: &JobId,
@@ -70,13 +82,13 @@ impl Gang {
     ) -> Result<Result<(), WorkerError>, Restarting> {
         let said = match self.size() {
             0 | 1 => said,
-            size => {
+            _ => {
                 let (of_ranks, heard) = mpsc::channel(SAID_MAX);
-                tasks::spawn("gang", fold(heard, said, size));
+                tasks::spawn("gang", fold(heard, said, self.live.clone()));
                 of_ranks
             }
         };
-        for (number, rank) in self.0.iter().enumerate() {
+        for (number, rank) in self.ranks.iter().enumerate() {
             let launch = Launch {
                 job: job.clone(),
                 said: said.clone(),
@@ -87,6 +99,7 @@ impl Gang {
                 },
             };
             if let Err(error) = rank.worker.ask("worker", launch).await? {
+                self.live.failed(number);
                 return Ok(Err(error));
             }
         }
@@ -97,8 +110,9 @@ impl Gang {
     /// with the cause.
     pub(crate) async fn ask(&self, ToWorker { id, request }: ToWorker) {
         let parts = parts(request, self.size());
-        for (rank, request) in self.0.iter().zip(parts) {
+        for ((number, rank), request) in self.ranks.iter().enumerate().zip(parts) {
             if let Some(request) = request {
+                self.live.asked(number, &request);
                 let _ = rank
                     .worker
                     .ask("worker", Ask(ToWorker { id, request }))
@@ -110,7 +124,8 @@ impl Gang {
     /// Kills the processes and waits until they are gone.
     pub(crate) async fn end(&self) {
         // A supervisor that restarts has dropped its process.
-        join_all(self.0.iter().map(|rank| rank.worker.ask("worker", End))).await;
+        let ranks = self.ranks.iter();
+        join_all(ranks.map(|rank| rank.worker.ask("worker", End))).await;
     }
 }
 

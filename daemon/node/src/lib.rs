@@ -43,6 +43,7 @@ mod job_log;
 mod job_sets;
 mod job_writer;
 mod judge_models;
+mod live_ranks;
 mod live_reports;
 mod load_error;
 mod load_job;

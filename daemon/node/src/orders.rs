@@ -68,7 +68,10 @@ impl OrderParts {
         };
         Ok(RunContext {
             node: self.node.clone(),
-            gang: Gang::new(devices.iter().map(rank).collect::<Result<_, _>>()?),
+            gang: Gang::new(
+                devices.iter().map(rank).collect::<Result<_, _>>()?,
+                self.node.clock.clone(),
+            ),
             worker_silence: self.worker_silence,
         })
     }

@@ -106,8 +106,6 @@ pub(crate) struct Run {
     working: Option<Box<Attempt>>,
     step_times: StepTimes,
     upkeep: Upkeep,
-    /// The rank whose worker failed last.
-    at_fault: usize,
     outcome: Option<oneshot::Sender<Ended>>,
     /// Whether the run has its devices: it releases them to wait for people. Dropped with the run.
     has_device: watch::Sender<bool>,
@@ -192,7 +190,6 @@ impl Run {
                 working: None,
                 step_times: StepTimes::default(),
                 upkeep: Upkeep::default(),
-                at_fault: 0,
                 outcome: Some(outcome),
                 has_device,
                 halted,
@@ -258,7 +255,7 @@ impl Run {
         let pid = match started {
             Ok(pid) => pid,
             Err(cause) => {
-                self.at_fault = rank;
+                self.run_context.gang.live().failed(rank);
                 return self.end(End::Unusable { cause }, context);
             }
         };
@@ -304,11 +301,11 @@ impl StreamHandler<FromAttempt<FromRank>> for Run {
         }
         let message = match reply {
             WorkerReply::Lost { cause } => {
-                self.at_fault = rank;
+                self.run_context.gang.live().failed(rank);
                 return self.end(End::WorkerFailed { cause }, context);
             }
             WorkerReply::Unusable { cause } => {
-                self.at_fault = rank;
+                self.run_context.gang.live().failed(rank);
                 return self.end(End::Unusable { cause }, context);
             }
             WorkerReply::Message(message) => message,
@@ -320,7 +317,7 @@ impl StreamHandler<FromAttempt<FromRank>> for Run {
             return;
         };
         if matches!(message.body, Body::Failed(_)) {
-            self.at_fault = rank;
+            self.run_context.gang.live().failed(rank);
         }
         // A checkpoint is written beside the request in flight.
         if matches!(message.body, Body::Checkpoint(_)) {

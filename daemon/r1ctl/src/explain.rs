@@ -26,7 +26,7 @@ struct ColumnWord {
 }
 
 /// The words above columns, each with its meaning.
-const WORDS: [(&str, &str); 55] = [
+const WORDS: [(&str, &str); 57] = [
     (
         "DURABLE",
         "The steps of a stage that its newest checkpoint holds. After a crash the job goes on from \
@@ -135,10 +135,19 @@ const WORDS: [(&str, &str); 55] = [
         "Completions that are sampled for an evaluation, each time.",
     ),
     (
+        "RANK",
+        "The number of a worker among those of a job on several devices.",
+    ),
+    ("EXPERT", "Which shard of the experts a rank has, from 0."),
+    (
         "ACCEPTED",
         "The share of the sampled completions that the stage keeps.",
     ),
-    ("DATA", "The data set that a stage reads."),
+    (
+        "DATA",
+        "The data set that a stage reads. Of a rank: which copy of the model, or of its shard of \
+         the experts, it has, from 0.",
+    ),
     (
         "DEVICE",
         "What a worker computes on: a GPU, or the machine's processor (cpu).",
@@ -196,7 +205,8 @@ const WORDS: [(&str, &str); 55] = [
     (
         "STATE",
         "Of a job: queued, held, running, pausing, paused, succeeded, failed or cancelled; `r1ctl \
-         why JOB` says what it waits for. Of a device: idle, the job at work, or its problem.",
+         why JOB` says what it waits for. Of a device: idle, the job at work, or its problem. Of a \
+         rank: what it does, or the key that it waits for at the rendezvous.",
     ),
     ("STEPS", "How many steps a stage has."),
     ("SUBMITTED", "How long ago the job was submitted."),

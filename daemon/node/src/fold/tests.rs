@@ -5,6 +5,10 @@ fn message(id: u64, body: Body) -> FromWorker {
     FromWorker { id, body }
 }
 
+fn live() -> LiveRanks {
+    LiveRanks::new(3, r1d_proto::world::SystemClock::shared())
+}
+
 fn trained(pairs: &[(&str, f64)]) -> Body {
     let metrics = pairs.iter().map(|&(name, value)| (name.into(), value));
     Body::Done(Reply::Trained {
@@ -185,7 +189,7 @@ async fn the_cause_of_a_failure_is_told_and_not_its_consequence() {
     ] {
         let (of_ranks, folded) = mpsc::channel(4);
         let (said, mut out) = mpsc::channel(4);
-        crate::tasks::spawn("fold", fold(folded, said, 3));
+        crate::tasks::spawn("fold", fold(folded, said, live()));
         for message in heard {
             of_ranks.send(message).await.unwrap();
         }

@@ -99,10 +99,25 @@ impl Run {
             self.show();
         }
         match end {
-            Some(end) => self.end(end, context),
+            Some(end) => self.end(self.charged(end), context),
             None if outgoing.is_empty() => {}
             None => self.send(outgoing, context),
         }
+    }
+
+    /// Names the rank whose device an end is charged to that no rank has told of itself.
+    fn charged(&self, end: End) -> End {
+        let gang = &self.run_context.gang;
+        let End::WorkerFailed { cause } = end else {
+            return end;
+        };
+        let silent = gang.live().was_silent().filter(|_| gang.size() > 1);
+        let named = silent.and_then(|rank| Some((rank, gang.devices().nth(rank)?)));
+        let cause = match named {
+            Some((rank, device)) => format!("{cause} (rank {rank}, on {device})"),
+            None => cause,
+        };
+        End::WorkerFailed { cause }
     }
 
     fn outgoing(&mut self, command: Command, context: &mut Context<Self>) -> Option<Outgoing> {

@@ -199,7 +199,7 @@ impl Run {
             return;
         };
         let number = self.life.number();
-        self.at_fault = 0;
+        self.run_context.gang.live().begin();
         let (said, heard) = mpsc::channel(REPLIES_MAX);
         // Ranks of this attempt meet nothing that those of an earlier one have left.
         self.meeting = Meeting::new(self.run_context.node.clock.clone());
@@ -315,7 +315,7 @@ impl Run {
     fn report(&mut self, outcome: LifeOutcome, context: &mut Context<Self>) {
         self.leave_live_status();
         if let Some(sender) = self.outcome.take() {
-            let rank = self.at_fault;
+            let rank = self.run_context.gang.live().at_fault();
             let _ = sender.send(Ended { outcome, rank });
         }
         context.stop();

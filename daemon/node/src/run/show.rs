@@ -5,7 +5,7 @@ use crate::live_reports::RESTARTING;
 use crate::writers::WRITER_END_MAX;
 use crate::{outside_waits, review};
 use r1d_link::JobSnapshot;
-use r1d_proto::control::job::Activity;
+use r1d_proto::control::job::{Activity, RankStatus};
 use r1d_rendezvous::Missed;
 use r1d_runner::life::{LifeOutcome, Next, Phase, START_MAX};
 use r1d_runner::wait::Wait;
@@ -144,6 +144,31 @@ impl Run {
         self.meeting.missed().into_iter().map(wait).collect()
     }
 
+    /// What each rank of the attempt does; none for a job on one device.
+    fn ranks(&self) -> Vec<RankStatus> {
+        let gang = &self.run_context.gang;
+        let is_at_work = matches!(self.life.phase(), Phase::Starting | Phase::Working);
+        let job = self.loaded_job.as_ref().map(|(loaded_job, _)| loaded_job);
+        let layout = job.and_then(|loaded_job| loaded_job.job.parallel.layout().ok());
+        let Some(layout) = layout.filter(|_| is_at_work && gang.size() > 1) else {
+            return Vec::new();
+        };
+        let missed = self.meeting.missed();
+        let status = |(rank, (device, doing)): (usize, (&str, String))| {
+            let missed = missed.iter().find(|missed| missed.rank == rank);
+            let waits = missed.map(|missed| format!("waiting for key `{}`", missed.key));
+            RankStatus {
+                rank: rank as u32,
+                device: device.into(),
+                data: layout.replica(rank) as u32,
+                expert: layout.shard(rank) as u32,
+                state: waits.unwrap_or(doing),
+            }
+        };
+        let ranks = gang.devices().zip(gang.live().doing());
+        ranks.enumerate().map(status).collect()
+    }
+
     /// Shows that the job has ended, although the ledger could not take the end.
     pub(super) fn show_unrecorded(&self, error: String) {
         let node = &self.run_context.node;
@@ -163,6 +188,7 @@ impl Run {
         let node = &self.run_context.node;
         let snapshot = JobSnapshot {
             steps,
+            ranks: self.ranks(),
             is_stopping: self.life.stops_after_step(),
             ..snapshot
         };

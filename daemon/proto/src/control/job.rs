@@ -113,6 +113,9 @@ pub struct JobStatus {
     pub stages: Vec<StageStatus>,
     /// What the job does now.
     pub activity: Option<Activity>,
+    /// Its ranks, while a job on several devices is at work; absent for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankStatus>,
     /// Outcomes of evaluations, in the order in which they were recorded. Only the job's owner and
     /// administrators get their examples.
     pub evals: Vec<EvalResult>,
@@ -179,6 +182,22 @@ pub struct Activity {
     pub total: u64,
     /// What `done` and `total` count, in the plural: `completions`.
     pub unit: String,
+}
+
+/// A rank of a job on several devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// Its number, from 0.
+    pub rank: u32,
+    /// Its device's name.
+    pub device: String,
+    /// Which copy of the model it has, or which copy of its shard of the experts, from 0.
+    pub data: u32,
+    /// Which shard of the experts it has, from 0.
+    pub expert: u32,
+    /// What it does, in words: its request and how far that is, the collective in which it waits
+    /// for other ranks, or the key that it waits for at the rendezvous.
+    pub state: String,
 }
 
 /// The outcome of one evaluation.

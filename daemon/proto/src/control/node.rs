@@ -35,6 +35,9 @@ pub struct DeviceStatus {
     pub worker_restarts: u32,
     /// The job that has the device.
     pub job: Option<JobId>,
+    /// The number of its worker among the job's, if that is on several devices; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
     /// Why a device that is `starting` or `failed` gets no jobs, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

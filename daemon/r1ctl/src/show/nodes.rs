@@ -24,21 +24,19 @@ pub(crate) fn nodes(nodes: &[NodeStatus], look: Look) -> String {
             "state    {}\nplugins  {plugins}\n",
             node.state_dir.display()
         );
-        let columns = [
+        let mut columns = vec![
             left("DEVICE"),
             left("STATE"),
             left("JOB"),
             right("WORKER PID"),
             right("WORKER RESTARTS"),
         ];
-        text += &table(
-            look,
-            &columns,
-            node.devices
-                .iter()
-                .map(|device| row(device, look))
-                .collect(),
-        );
+        let has_ranks = node.devices.iter().any(|device| device.rank.is_some());
+        if has_ranks {
+            columns.insert(3, right("RANK"));
+        }
+        let row = |device| row(device, has_ranks, look);
+        text += &table(look, &columns, node.devices.iter().map(row).collect());
         for device in &node.devices {
             if let Some(problem) = &device.problem {
                 text += &format!("{} gets no jobs: {}\n", device.device, one_line(problem));
@@ -48,14 +46,14 @@ pub(crate) fn nodes(nodes: &[NodeStatus], look: Look) -> String {
     text
 }
 
-fn row(device: &DeviceStatus, look: Look) -> Vec<String> {
+fn row(device: &DeviceStatus, has_ranks: bool, look: Look) -> Vec<String> {
     let state = match device.state.as_str() {
         "idle" => look.dim(&device.state),
         "busy" => look.cyan(&device.state),
         "failed" => look.red(&device.state),
         _ => look.yellow(&device.state),
     };
-    vec![
+    let mut row = vec![
         device.device.clone(),
         state,
         device
@@ -66,5 +64,10 @@ fn row(device: &DeviceStatus, look: Look) -> Vec<String> {
             .worker_pid
             .map_or_else(|| "-".into(), |pid| pid.to_string()),
         device.worker_restarts.to_string(),
-    ]
+    ];
+    if has_ranks {
+        let rank = device.rank.map(|rank| rank.to_string());
+        row.insert(3, rank.unwrap_or_else(|| "-".into()));
+    }
+    row
 }

@@ -3,7 +3,11 @@
 use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
 use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::job::{Activity, EvalResult, JobStatus, Pause, StageStatus};
+use r1d_proto::control::job::{Activity, EvalResult, JobStatus, Pause, RankStatus, StageStatus};
+use std::collections::BTreeMap;
+
+/// Metrics of a step with the time that ranks were in collectives while they sampled and trained.
+const EXCHANGES: [&str; 2] = ["timing_s/sampling_exchange", "timing_s/exchange"];
 
 pub(crate) fn status(job: &JobStatus, look: Look) -> String {
     let mut text = format!(
@@ -20,6 +24,9 @@ pub(crate) fn status(job: &JobStatus, look: Look) -> String {
     }
     if !job.stages.is_empty() {
         text += &format!("\n{}", stages(&job.stages, look));
+    }
+    if !job.ranks.is_empty() {
+        text += &format!("\n{}", ranks(job, look));
     }
     if !job.evals.is_empty() {
         text += &format!("\n{}", evals(&job.evals, look));
@@ -136,6 +143,42 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
         row
     };
     table(look, &columns, stages.iter().zip(models).map(row).collect())
+}
+
+/// What each rank does, and the share of the last step in which they exchanged numbers.
+fn ranks(job: &JobStatus, look: Look) -> String {
+    let columns = [
+        right("RANK"),
+        left("DEVICE"),
+        right("DATA"),
+        right("EXPERT"),
+        left("STATE"),
+    ];
+    let row = |rank: &RankStatus| {
+        vec![
+            rank.rank.to_string(),
+            one_line(&rank.device),
+            rank.data.to_string(),
+            rank.expert.to_string(),
+            one_line(&rank.state),
+        ]
+    };
+    let text = table(look, &columns, job.ranks.iter().map(row).collect());
+    let at_work = job.stages.iter().rfind(|stage| !stage.metrics.is_empty());
+    let share = at_work.and_then(|stage| exchange_share(&stage.metrics));
+    let Some(share) = share else {
+        return text;
+    };
+    let told = format!("{:.0} % of the last step is exchange", 100.0 * share);
+    format!("{text}{}\n", look.dim(&told))
+}
+
+/// The share of a step in which ranks were in collectives; `None` if it is not known.
+fn exchange_share(metrics: &BTreeMap<String, f64>) -> Option<f64> {
+    let step = metrics.get("step_time").filter(|seconds| **seconds > 0.0)?;
+    let times = EXCHANGES.iter().filter_map(|name| metrics.get(*name));
+    let exchanged = times.copied().reduce(|all, seconds| all + seconds)?;
+    Some((exchanged / step).clamp(0.0, 1.0))
 }
 
 fn evals(evals: &[EvalResult], look: Look) -> String {

@@ -2,7 +2,7 @@
 
 use r1d_proto::control::content::{LogLine, MadeDataSet, Review, Sample};
 use r1d_proto::control::job::{
-    Activity, EvalExample, EvalResult, JobStatus, JobSummary, StageStatus, State,
+    Activity, EvalExample, EvalResult, JobStatus, JobSummary, RankStatus, StageStatus, State,
 };
 use r1d_proto::control::node::{DeviceStatus, NodeStatus};
 use r1d_proto::control::plan::{Plan, PlanDisk, PlanEval, PlanLayout, PlanStage};
@@ -103,14 +103,26 @@ fn stage(
 }
 
 const SFT: [(&str, f64); 2] = [("loss", 1.2345), ("perf/throughput", 15_230.4)];
-const GRPO: [(&str, f64); 6] = [
+const GRPO: [(&str, f64); 8] = [
     ("completions/mean_length", 84.25),
     ("entropy", 0.31),
     ("kl", 0.00312),
     ("loss", 0.0121),
     ("perf/throughput", 1523.7),
     ("reward", 0.5125),
+    ("step_time", 8.0),
+    ("timing_s/exchange", 1.0),
 ];
+
+fn rank(rank: u32, state: &str) -> RankStatus {
+    RankStatus {
+        rank,
+        device: format!("cuda:{rank}"),
+        data: 0,
+        expert: rank,
+        state: state.into(),
+    }
+}
 
 /// A job at the given step of its second stage.
 pub(crate) fn running(step: u64) -> JobStatus {
@@ -143,6 +155,10 @@ pub(crate) fn running(step: u64) -> JobStatus {
             total: 512,
             unit: "completions".into(),
         }),
+        ranks: vec![
+            rank(0, "sampling 312/512 completions"),
+            rank(1, "waiting for rank 0 in all.agree 41"),
+        ],
         evals: vec![
             eval(None, 0, 0.0, Some("qq zx\x1b[2J(( ")),
             eval(Some("cold-start"), 40, 0.3125, None),
@@ -165,6 +181,7 @@ pub(crate) fn queued() -> JobStatus {
             stage("reasoning", "grpo", State::Queued, 0, 120, &[]),
         ],
         activity: None,
+        ranks: vec![],
         evals: vec![],
         restarts: 0,
         eta_s: None,
@@ -178,6 +195,7 @@ pub(crate) fn succeeded() -> JobStatus {
     job.ended_at = Some(1_795_461_912);
     job.stages[1].state = State::Succeeded;
     job.activity = None;
+    job.ranks.clear();
     job.eta_s = None;
     job.evals.push(eval(Some("reasoning"), 60, 0.71, None));
     let completion =
@@ -194,6 +212,7 @@ pub(crate) fn failed() -> JobStatus {
     job.ended_at = Some(1_795_461_800);
     job.stages[1].state = State::Failed;
     job.activity = None;
+    job.ranks.clear();
     job.eta_s = None;
     job.error = Some(
         "reward plugin `accuracy` ran out of time 3 times: raise its limits, or mend it".into(),
@@ -380,6 +399,7 @@ pub(crate) fn nodes() -> Vec<NodeStatus> {
         state: state.into(),
         worker_pid,
         worker_restarts: 1,
+        rank: job.as_ref().map(|_| 0),
         job,
         problem: (state == "failed").then(|| "this machine has 0 GPU(s)".into()),
     };

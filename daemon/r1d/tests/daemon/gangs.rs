@@ -2,6 +2,7 @@
 //! it is asked together with, so a gang ends as one worker does.
 
 use crate::test_daemon::{TestDaemon, signal_process};
+use r1d_proto::control::content::LogLine;
 use r1d_proto::control::job::State;
 use r1d_proto::control::node::DeviceStatus;
 use r1d_proto::control::{Request, Response};
@@ -65,6 +66,55 @@ fn what_no_gang_can_do_is_refused_before_anything_is_read() {
     let table = "[parallel]\ntransport = \"nccl\"\n\n[model]";
     let refused = daemon.refused(daemon.job(&[("[model]", table)]));
     assert!(refused.contains("transport = \"nccl\""), "{refused}");
+}
+
+/// Which device is which rank, and what each does.
+#[test]
+fn the_ranks_of_a_gang_are_shown() {
+    let mut daemon = on_devices(&["cpu", "cpu"]);
+    daemon.plant("train-on-cpu:1", "hang");
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[GANG]));
+    let ranks = daemon.wait("a rank that waits for the other", |daemon| {
+        let ranks = daemon.try_status(&job)?.ranks;
+        let waits = ranks.first()?.state.contains("waiting for other")
+            && ranks.get(1)?.state.starts_with("training");
+        waits.then_some(ranks)
+    });
+    let places = ranks
+        .iter()
+        .map(|rank| (rank.rank, &*rank.device, rank.data, rank.expert));
+    let expected = [(0, "cpu:0", 0, 0), (1, "cpu:1", 1, 0)];
+    assert_eq!(places.collect::<Vec<_>>(), expected);
+    let shown = devices(&daemon).into_iter().map(|device| device.rank);
+    assert_eq!(shown.collect::<Vec<_>>(), [Some(0), Some(1)]);
+    daemon.ask(Request::Cancel { job: job.clone() });
+    let status = daemon.wait_ended(&job);
+    assert_eq!(status.ranks, []);
+}
+
+/// The device of a rank that says nothing is doubted, although rank 0 speaks for the gang.
+#[test]
+fn the_device_of_the_silent_rank_is_the_one_that_is_taken_out() {
+    let mut daemon = on_devices(&["cpu", "cpu"]).with_silence_s(1);
+    daemon.plant("train-on-cpu:1", "hang");
+    daemon.start();
+    daemon.plant("probe-on-cpu:1", "69 r1d-worker: it computes wrongly");
+    let job = daemon.submit(daemon.job(&[GANG]));
+    daemon.wait("the second device is out", |daemon| {
+        let devices = devices(daemon);
+        assert_eq!(devices[0].problem, None);
+        let problem = devices[1].problem.clone();
+        problem.filter(|problem| problem.contains("computes wrongly"))
+    });
+    let log = daemon.log_lines(&job);
+    let named = |line: &LogLine| {
+        line.message
+            .contains("past its deadline (rank 1, on cpu:1)")
+    };
+    assert!(log.iter().any(named), "{log:?}");
+    daemon.ask(Request::Cancel { job: job.clone() });
+    daemon.wait_ended(&job);
 }
 
 /// Whichever rank dies at whatever moment, all begin again from what is durable.
