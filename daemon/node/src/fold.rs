@@ -21,8 +21,8 @@ const TRAINING: &str = "training";
 /// Metrics of which a gang has the mean of its ranks'.
 const MEANS: [&str; 2] = ["perf/mfu", "perf/draft_acceptance_rate"];
 
-/// Folds what the workers of a gang say until none says anything more, or nobody listens. `live`
-/// takes note of each word.
+/// Folds what the workers of a gang say until none says anything more, or nobody listens: then its
+/// end is the workers'. `live` takes note of each word.
 pub(crate) async fn fold(
     mut heard: mpsc::Receiver<FromRank>,
     said: mpsc::Sender<FromRank>,
@@ -41,6 +41,7 @@ pub(crate) async fn fold(
             biased;
             next = heard.recv() => Some(next),
             () = over => None,
+            () = said.closed() => return,
         };
         if let Some(Some(FromRank { rank, reply })) = &next {
             live.said(*rank, reply);

@@ -72,7 +72,7 @@ impl Gang {
     }
 
     /// Starts a process for each rank, after its previous one has ended. What they say goes to
-    /// `said`. A rank that does not start is at fault.
+    /// `said`; they end when nobody hears it any more. A rank that does not start is at fault.
     pub(crate) async fn launch(
         &self,
         job: &JobId,

@@ -435,6 +435,8 @@ async fn read(
     tokio::select! {
         broken = reading => broken,
         _ = killed.wait_for(|killed| *killed) => None,
+        // The attempt is over: what was started for it late is ended by nobody else.
+        () = said.said.closed() => None,
     }
 }
 
@@ -599,8 +601,10 @@ pub(crate) fn started(message: &FromWorker) -> Option<Result<u32, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meeting::Meeting;
     use r1d_proto::sampling_mask::SamplingMask;
     use r1d_proto::worker::TrainSequence;
+    use r1d_proto::world::SystemClock;
 
     /// A request that fits no frame is answered for the worker, so that nothing waits for it; the
     /// requests behind it go out.
@@ -668,6 +672,23 @@ mod tests {
                 request: WorkerRequest::Close
             }
         );
+    }
+
+    /// A worker that is silent is left too once its attempt listens no more.
+    #[actix::test]
+    async fn a_worker_whose_attempt_is_over_is_not_read_any_more() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (said, heard) = mpsc::channel(1);
+        let (_kill, killed) = watch::channel(false);
+        let seat = Seat {
+            meeting: Meeting::new(SystemClock::shared()),
+            rank: 0,
+        };
+        drop(heard);
+        let said = ToAttempt { rank: 0, said };
+        let reading = read(ours.into_split().0, &said, &seat, killed);
+        let left = tokio::time::timeout(Duration::from_secs(60), reading).await;
+        assert_eq!(left.unwrap(), None);
     }
 
     /// A worker may write anything: an endless line takes no memory, and bytes that are not UTF-8

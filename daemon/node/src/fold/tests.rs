@@ -208,3 +208,14 @@ async fn the_cause_of_a_failure_is_told_and_not_its_consequence() {
         assert!(out.recv().await.is_none(), "one end");
     }
 }
+
+/// A run that ends between the starts of two ranks leaves no worker that nobody ever ends.
+#[actix::test]
+async fn ranks_hear_of_an_attempt_that_listens_no_more() {
+    let (of_ranks, folded) = mpsc::channel(4);
+    let (said, out) = mpsc::channel(4);
+    crate::tasks::spawn("fold", fold(folded, said, live()));
+    drop(out);
+    let heard = tokio::time::timeout(Duration::from_secs(60), of_ranks.closed()).await;
+    assert!(heard.is_ok(), "the fold serves a gang that nobody hears");
+}
