@@ -60,17 +60,16 @@ impl Meeting {
     pub(crate) fn missed(&self) -> Vec<Missed> {
         self.lock().served.missed().collect()
     }
-
-    /// Ends the waits whose time is over at `now`.
-    fn expire(&self, now: Duration) {
-        let mut met = self.lock();
-        let over = met.served.expired(now);
-        // Who does not read its answers is found at its next call.
-        let _ = met.answer(over);
-    }
 }
 
 impl Met {
+    /// Ends the waits whose time is over at `now`.
+    fn expire(&mut self, now: Duration) {
+        let over = self.served.expired(now);
+        // Who does not read its answers is found at its next call.
+        let _ = self.answer(over);
+    }
+
     /// Sends answers on their way.
     fn answer(&mut self, answers: Vec<ToRank>) -> Result<(), Unread> {
         let mut unread = Ok(());
@@ -102,10 +101,15 @@ impl Seat {
             && !within.is_zero()
         {
             let within = WAIT_MAX.min(within);
-            let (meeting, until) = (self.meeting.clone(), now.saturating_add(within));
+            // The wait does not keep the keys of an epoch that is over.
+            let meeting = Arc::downgrade(&self.meeting.meeting);
+            let until = now.saturating_add(within);
             tasks::spawn("rendezvous wait", async move {
                 tokio::time::sleep(within).await;
-                meeting.expire(until);
+                if let Some(meeting) = meeting.upgrade() {
+                    let mut met = meeting.lock().unwrap_or_else(PoisonError::into_inner);
+                    met.expire(until);
+                }
             });
         }
         let mut met = self.meeting.lock();
@@ -162,6 +166,18 @@ mod tests {
             (answer.number, answer.result.unwrap()),
             (2, b"here".to_vec())
         );
+    }
+
+    /// A rank may wait for an hour; its epoch's keys take no memory for that long.
+    #[actix::test]
+    async fn the_keys_go_with_the_epoch() {
+        let meeting = Meeting::new(SystemClock::shared());
+        let (seat, _to_worker) = seat(&meeting, 0);
+        let within = WAIT_MAX;
+        seat.call(call(1, Ask::Get { within })).unwrap();
+        let keys = Arc::downgrade(&meeting.meeting);
+        drop((seat, meeting));
+        assert!(keys.upgrade().is_none());
     }
 
     #[actix::test]

@@ -81,7 +81,11 @@ impl Run {
                 return Some(Box::pin(reviewed(self.outputs.datasets(), stage)));
             }
             LifeCommand::LookOutside => return Some(self.look_outside()),
-            LifeCommand::EndWorker => return Some(self.end_worker()),
+            LifeCommand::EndWorker => {
+                // The keys of an epoch go with its ranks.
+                self.meeting = Meeting::new(self.run_context.node.clock.clone());
+                return Some(self.end_worker());
+            }
             LifeCommand::JoinWriter => return Some(self.join_writer()),
             LifeCommand::PutDown => return Some(self.put_down()),
             LifeCommand::ReleaseDevice => self.release_device(),
