@@ -242,7 +242,7 @@ impl TaskChild<'_> {
     fn make(&self, file: &File, watch: Watch<'_>) -> Result<(), MakeError> {
         let (name, watch) = (self.task.name(), RefCell::new(watch));
         let made = r1d_child::with_retries(
-            &format!("the process that reads data.{name}"),
+            &format!("the process that reads {name}"),
             || self.attempt(file, *watch.borrow_mut()),
             |lost, pause| {
                 let watch = &mut *watch.borrow_mut();
