@@ -1,6 +1,6 @@
-//! Ranks as real processes over Gloo and over QUIC, which meet at a rendezvous that this process serves: they
-//! compute what one would, and when one of them dies, stops or makes another call, all others end
-//! with an error that says which.
+//! Ranks as real processes over Gloo and over QUIC, which meet at a rendezvous that this process
+//! serves: they compute what one would, and when one of them dies, stops or makes another call, all
+//! others end with an error that says which.
 
 mod served;
 

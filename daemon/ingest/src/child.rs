@@ -20,7 +20,7 @@ use crate::ahead::OrderKey;
 use crate::file::{SetError, Writer};
 use crate::key::Key;
 use crate::make::{Done, MakeError, MakeStatus, Making, Watch};
-use crate::permutation;
+use crate::permutation::{self, MakesOrders};
 use crate::request::Request;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -197,18 +197,6 @@ impl Maker {
         self.by_child(&task, &file, watch)
     }
 
-    /// Writes the order of an epoch to an empty file.
-    pub(crate) fn order(&self, key: &OrderKey, file: &File) -> io::Result<()> {
-        let Maker::Child { .. } = self else {
-            return permutation::write(key, file);
-        };
-        let made = self.by_child(&Task::Order(*key), file, &mut |_| true);
-        made.map_err(|error| match error {
-            MakeError::Write(error) => error,
-            error => io::Error::other(error.to_string()),
-        })
-    }
-
     /// Has a child do a task, if that is who makes sets.
     fn by_child(&self, task: &Task, file: &File, watch: Watch<'_>) -> Result<(), MakeError> {
         let Maker::Child {
@@ -226,6 +214,19 @@ impl Maker {
             task,
         };
         child.make(file, watch)
+    }
+}
+
+impl MakesOrders for Maker {
+    fn make_order(&self, key: &OrderKey, file: &File) -> io::Result<()> {
+        let Maker::Child { .. } = self else {
+            return permutation::write(key, file);
+        };
+        let made = self.by_child(&Task::Order(*key), file, &mut |_| true);
+        made.map_err(|error| match error {
+            MakeError::Write(error) => error,
+            error => io::Error::other(error.to_string()),
+        })
     }
 }
 

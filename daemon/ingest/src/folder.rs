@@ -110,7 +110,7 @@ impl TokenSets {
             blobs: Blobs::open(Disk::shared(), dir, ""),
             build,
             bytes_max,
-            orders: Orders::new(dir, maker.clone()),
+            orders: Orders::new(dir, Arc::new(maker.clone())),
             maker,
             sets: Mutex::default(),
             made: Condvar::new(),

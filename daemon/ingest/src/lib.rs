@@ -43,6 +43,7 @@ pub use folder::{Contents, GetError, TokenSets};
 pub use key::Key;
 pub use make::{Done, MakeError, MakeStatus};
 pub use order::{Order, Orders, StepError};
+pub use permutation::{InThisProcess, MakesOrders};
 pub use preferences::{Preferences, Preferred};
 pub use prompts::{Lengths, Prompt, Prompts};
 pub use request::{Rendering, Request, RowsRef, TaughtRef};

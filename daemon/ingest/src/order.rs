@@ -2,9 +2,8 @@
 //! keeps the order of an epoch, so that it is not made again for each step.
 
 use crate::ahead::{Ahead, OrderKey};
-use crate::child::Maker;
 use crate::file::{SetError, ids, private_file};
-use crate::permutation;
+use crate::permutation::{self, MakesOrders};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -57,7 +56,7 @@ struct Known {
     /// The directory in which long orders are kept.
     dir: PathBuf,
     /// Who makes these: the order of ten million rows takes 40 MB while it is made.
-    maker: Maker,
+    maker: Arc<dyn MakesOrders>,
     /// The orders, the one that was used last at the end.
     orders: Mutex<Vec<(OrderKey, Arc<EpochOrder>)>>,
     /// Held while an order is made: one at a time is in memory.
@@ -75,7 +74,7 @@ pub(crate) enum EpochOrder {
 
 impl Orders {
     /// Keeps long orders in nameless files of `dir`, which `maker` writes.
-    pub fn new(dir: &Path, maker: Maker) -> Orders {
+    pub fn new(dir: &Path, maker: Arc<dyn MakesOrders>) -> Orders {
         Orders(Arc::new(Known {
             dir: dir.into(),
             maker,
@@ -141,7 +140,7 @@ impl Orders {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
-        let made = Arc::new(EpochOrder::make(&key, &self.0.dir, &self.0.maker)?);
+        let made = Arc::new(EpochOrder::make(&key, &self.0.dir, &*self.0.maker)?);
         let mut orders = self.orders();
         orders.push((key, made.clone()));
         shorten(&mut orders);
@@ -215,13 +214,13 @@ fn shorten(orders: &mut Vec<(OrderKey, Arc<EpochOrder>)>) {
 }
 
 impl EpochOrder {
-    fn make(key: &OrderKey, dir: &Path, maker: &Maker) -> io::Result<EpochOrder> {
+    fn make(key: &OrderKey, dir: &Path, maker: &dyn MakesOrders) -> io::Result<EpochOrder> {
         let [.., len] = *key;
         if len <= IN_MEMORY_ROWS_MAX {
             return Ok(EpochOrder::Memory(permutation::rows_of(key)?));
         }
         let file = nameless_file(dir)?;
-        maker.order(key, &file)?;
+        maker.make_order(key, &file)?;
         Ok(EpochOrder::File(file, len))
     }
 
@@ -266,6 +265,7 @@ pub(crate) fn nameless_file(dir: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::permutation::InThisProcess;
 
     const LEN: u64 = 20_000;
 
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_will_be_wanted_is_made_before_it_is_asked_for() {
-        let orders = Orders::new(&std::env::temp_dir(), Maker::InProcess);
+        let orders = Orders::new(&std::env::temp_dir(), Arc::new(InThisProcess));
         let of = |seed, epoch| key(ROWS, order(seed), epoch, LEN);
         orders.prepare(order(1), 2 * LEN / 10, 10, LEN);
         wait(&orders, &of(1, 2));
@@ -303,7 +303,7 @@ mod tests {
             .unwrap();
         wait(&orders, &of(2, 1));
         let ahead = orders.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap();
-        let anew = Orders::new(&std::env::temp_dir(), Maker::InProcess);
+        let anew = Orders::new(&std::env::temp_dir(), Arc::new(InThisProcess));
         assert_eq!(
             anew.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap(),
             ahead

@@ -3,11 +3,28 @@
 use crate::ahead::OrderKey;
 use crate::file::bytes;
 use r1d_proto::world::counter_order;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Write};
 
 /// Rows that are written to a file at a time.
 const WRITTEN_ROWS: usize = 1 << 14;
+
+/// Who writes the orders of long epochs.
+pub trait MakesOrders: Debug + Send + Sync {
+    /// Writes the order of an epoch to an empty file, four bytes a row, little endian.
+    fn make_order(&self, key: &OrderKey, file: &File) -> io::Result<()>;
+}
+
+/// This process writes them itself.
+#[derive(Debug)]
+pub struct InThisProcess;
+
+impl MakesOrders for InThisProcess {
+    fn make_order(&self, key: &OrderKey, file: &File) -> io::Result<()> {
+        write(key, file)
+    }
+}
 
 /// The rows of an order, one after the other.
 pub(crate) fn rows_of(key: &OrderKey) -> io::Result<Vec<u32>> {

@@ -12,6 +12,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn main() -> ExitCode {
@@ -212,7 +213,7 @@ fn a_child_makes_the_order_of_a_long_epoch() {
         shuffle: true,
     };
     let rows = |maker: Maker| {
-        let orders = Orders::new(dir.path(), maker);
+        let orders = Orders::new(dir.path(), Arc::new(maker));
         orders.rows_of_step(order, 2, LEN / 4, LEN)
     };
     let alone = rows(Maker::InProcess).unwrap();

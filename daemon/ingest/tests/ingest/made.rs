@@ -6,7 +6,7 @@ use r1d_ingest::make::Making;
 use r1d_ingest::preferences::{self, Reading};
 use r1d_ingest::supervision::{Taught, make_documents, make_sequences};
 use r1d_ingest::{
-    Key, Lengths, MakeError, Maker, Order, Orders, Preferences, Prompts, Rows, Supervision,
+    InThisProcess, Key, Lengths, MakeError, Order, Orders, Preferences, Prompts, Rows, Supervision,
     TokenSet,
 };
 use r1d_job::{DataSource, RowBatch};
@@ -24,7 +24,7 @@ pub(crate) fn set(
 }
 
 pub(crate) fn orders() -> Orders {
-    Orders::new(&std::env::temp_dir(), Maker::InProcess)
+    Orders::new(&std::env::temp_dir(), Arc::new(InThisProcess))
 }
 
 pub(crate) fn rows(source: &DataSource) -> Result<Rows, MakeError> {

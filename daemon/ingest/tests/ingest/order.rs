@@ -2,9 +2,10 @@
 
 use crate::made::orders;
 use proptest::prelude::*;
-use r1d_ingest::{Maker, Order, Orders};
+use r1d_ingest::{InThisProcess, Order, Orders};
 use r1d_proto::world::counter_permutation;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 fn shuffled(seed: u64, stage: u32) -> Order {
     Order {
@@ -80,7 +81,7 @@ fn the_order_of_rows_depends_on_seed_stage_and_epoch() {
 fn a_long_order_is_on_the_disk_and_the_same() {
     const LEN: u64 = (1 << 20) + 5;
     let dir = tempfile::tempdir().unwrap();
-    let orders = Orders::new(dir.path(), Maker::InProcess);
+    let orders = Orders::new(dir.path(), Arc::new(InThisProcess));
     let whole = counter_permutation(&[0x726f_7773, 3, 1, 1], LEN as usize);
     let order = shuffled(3, 1);
     let first = orders.rows_of_step(order, 1, LEN, LEN).unwrap();

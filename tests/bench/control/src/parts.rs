@@ -3,7 +3,7 @@
 use crate::daemon::{Build, Daemon, Setup};
 use crate::figure::{Failed, Figure, quantile};
 use crate::{inputs, ledgers, memory};
-use r1d_ingest::{Maker, Order, Orders};
+use r1d_ingest::{InThisProcess, Order, Orders};
 use r1d_proto::control::job::State;
 use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
@@ -12,6 +12,7 @@ use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_store::{Disk, JobLayout, RolloutRow, rollouts};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -208,7 +209,7 @@ fn restart(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed
 /// The rows of a step from many rows, across the end of an epoch.
 fn rows(cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> {
     const PER_STEP: u64 = 512;
-    let (orders, rows) = (Orders::new(dir.path(), Maker::InProcess), ROWS / cut);
+    let (orders, rows) = (Orders::new(dir.path(), Arc::new(InThisProcess)), ROWS / cut);
     let order = Order {
         seed: 1,
         stage: 0,
