@@ -180,9 +180,11 @@ fn recorded_logprobs_and_experts_are_the_trainers() {
                 if invariant {
                     assert_eq!(rollout.behaviour_logprobs, logprobs, "{key:?} {config}");
                 }
+                // Outside the mode float32 rounds as the processor's kernels add, in parts of the
+                // number: on one with AMX -2.56555 and -2.56556 were seen.
                 for (a, b) in rollout.behaviour_logprobs.iter().zip(&logprobs) {
                     assert!(
-                        (a - b).abs() <= 1e-5,
+                        (a - b).abs() <= 1e-5 * a.abs().max(1.0),
                         "{key:?}: {a} while sampling, {b} in the trainer, {config}"
                     );
                 }
