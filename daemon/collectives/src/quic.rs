@@ -12,7 +12,6 @@ use r1d_proto::world::SharedClock;
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use tch::Tensor;
@@ -315,16 +314,11 @@ impl Link {
     }
 }
 
-fn send<'a>(
-    out: &'a mut Stream,
-    part: &'a [u8],
-) -> impl Future<Output = Result<(), BackendError>> + 'a {
-    async move {
-        for piece in part.chunks(PIECE_BYTES) {
-            out.send(&Piece(piece.to_vec())).await?;
-        }
-        Ok(())
+async fn send(out: &mut Stream, part: &[u8]) -> Result<(), BackendError> {
+    for piece in part.chunks(PIECE_BYTES) {
+        out.send(&Piece(piece.to_vec())).await?;
     }
+    Ok(())
 }
 
 async fn receive(back: &mut Stream, wanted: usize) -> Result<Vec<u8>, BackendError> {
