@@ -286,7 +286,7 @@ fn limit_files(more: u64) -> Rlimit {
     let before = getrlimit(Resource::Nofile);
     let now = Rlimit {
         current: Some(free + more),
-        ..before.clone()
+        ..before
     };
     setrlimit(Resource::Nofile, now).unwrap();
     before
