@@ -17,10 +17,14 @@ pub(crate) fn in_row(row: &[i64], kind: Kind) -> i64 {
     row.iter().product::<i64>() * kind.elt_size_in_bytes() as i64
 }
 
-/// A new tensor on the CPU of `rows` rows.
-pub(crate) fn rows(rows: i64, row: &[i64], kind: Kind) -> Result<Tensor, TchError> {
+/// A new tensor of `rows` rows.
+pub(crate) fn rows(
+    rows: i64,
+    row: &[i64],
+    (kind, device): (Kind, Device),
+) -> Result<Tensor, TchError> {
     let shape: Vec<i64> = std::iter::once(rows).chain(row.iter().copied()).collect();
-    Tensor::f_empty(shape, (kind, Device::Cpu))
+    Tensor::f_empty(shape, (kind, device))
 }
 
 /// A flat uint8 tensor that holds a copy of these bytes.

@@ -6,7 +6,7 @@ use crate::backend::BackendError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Bytes of a call's name that travel; of a longer one, only its beginning.
 const NAME_BYTES_MAX: usize = 64;
@@ -72,6 +72,8 @@ pub struct Signature {
     pub kind: String,
     /// The shape of a row, or of the whole tensor in a broadcast.
     pub row: Vec<i64>,
+    /// Whether the tensor is on a GPU, where another transport may carry it.
+    pub on_gpu: bool,
 }
 
 impl Signature {
@@ -92,6 +94,7 @@ impl Signature {
             operation,
             kind: tensor.map_or(String::new(), |t| format!("{:?}", t.kind())),
             row: row.to_vec(),
+            on_gpu: tensor.is_some_and(|t| t.device() != Device::Cpu),
         }
     }
 }
@@ -104,12 +107,14 @@ impl fmt::Display for Signature {
             operation,
             kind,
             row,
+            on_gpu,
         } = self;
+        let place = if *on_gpu { " on a GPU" } else { "" };
         write!(f, "`{name}` (call {sequence}: {operation}")?;
         match operation {
             Operation::Barrier => f.write_str(")"),
-            Operation::Broadcast { .. } => write!(f, " of {kind} {row:?})"),
-            _ => write!(f, " of {kind} rows {row:?})"),
+            Operation::Broadcast { .. } => write!(f, " of {kind} {row:?}{place})"),
+            _ => write!(f, " of {kind} rows {row:?}{place})"),
         }
     }
 }
@@ -157,6 +162,7 @@ mod tests {
         );
         assert_eq!(signature.name, "x".repeat(NAME_BYTES_MAX - 1));
         signature.kind = "Float8e4m3fnuz".to_owned();
+        signature.on_gpu = true;
         let header = Header {
             signature,
             rows: i64::MAX,
@@ -178,6 +184,18 @@ mod tests {
         assert_eq!(
             shown(Operation::Broadcast { root: 2 }, &[3, 64]),
             "`layer 3: dispatch` (call 7: broadcast from rank 2 of Float [3, 64])"
+        );
+        let mut on_gpu = Signature::new(
+            7,
+            "layer 3: dispatch",
+            Operation::AllGather,
+            Some(&tensor),
+            &[4],
+        );
+        on_gpu.on_gpu = true;
+        assert_eq!(
+            on_gpu.to_string(),
+            "`layer 3: dispatch` (call 7: all-gather of Float rows [4] on a GPU)"
         );
         assert_eq!(
             shown(Operation::Barrier, &[]),

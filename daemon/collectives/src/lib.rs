@@ -10,6 +10,8 @@
 //! | [`in_process`] | ranks that are threads of one process: for tests, and a gang of one |
 //! | [`gloo`] | libtorch's Gloo, over TCP |
 //! | [`quic`] | a transport of our own, over QUIC, for small tensors |
+//! | `nccl` | NVIDIA's NCCL, between GPUs, opened at run time |
+//! | `staged` | tensors on GPUs over a transport of the host |
 //! | [`open`] | a group by the name of its transport |
 //! | [`rendezvous`] | where ranks find each other, and leave word of what failed |
 //! | [`call`] | what a collective is called with, and what ranks tell each other before it |
@@ -29,10 +31,12 @@ pub mod exchange;
 pub mod flight;
 pub mod gloo;
 pub mod in_process;
+mod nccl;
 pub mod open;
 pub mod process_group;
 pub mod quic;
 mod shim;
+mod staged;
 pub mod sum;
 pub mod watch;
 

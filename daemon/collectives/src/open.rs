@@ -5,6 +5,7 @@
 use crate::backend::{Backend, BackendError};
 use crate::flight::ranks_of;
 use crate::gloo::Gloo;
+use crate::nccl::{Api, Nccl};
 use crate::process_group::ProcessGroup;
 use crate::quic::Quic;
 use crate::rendezvous::{Below, Rendezvous, RendezvousError};
@@ -12,11 +13,12 @@ use r1d_proto::world::{Clock, SharedClock};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tch::Device;
 
 /// How the bytes of a group travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// libtorch's Gloo: TCP, for tensors on the CPU.
+    /// libtorch's Gloo: TCP. Tensors on GPUs go through the host's memory.
     Gloo {
         /// The name or address at which the other ranks reach this one.
         host: String,
@@ -26,8 +28,13 @@ pub enum Transport {
         /// The name or address at which the other ranks reach this one.
         host: String,
     },
-    /// NVIDIA's NCCL, for tensors on GPUs. Not built in yet: it is refused.
-    Nccl,
+    /// NVIDIA's NCCL for tensors on GPUs; Gloo for headers and for tensors on the CPU.
+    Nccl {
+        /// The name or address at which the other ranks reach this one.
+        host: String,
+        /// This rank's GPU, which no other rank has.
+        device: Device,
+    },
 }
 
 /// What a rank says of itself.
@@ -69,11 +76,34 @@ pub enum OpenError {
         /// The first rank that differs.
         other: Box<Member>,
     },
-    /// The transport is not part of this build.
-    #[error("group `{group}`: transport `nccl` is not built into this r1d: use `gloo`")]
-    NotBuiltIn {
+    /// NCCL was asked for, and this rank's device is no GPU.
+    #[error(
+        "group `{group}`: transport `nccl` is for GPUs, and this rank has {device:?}: use `gloo`"
+    )]
+    NotAGpu {
         /// The group.
         group: String,
+        /// The rank's device.
+        device: Device,
+    },
+    /// This machine has no NCCL that can be used.
+    #[error("group `{group}`: {cause}; or set [parallel] transport = \"gloo\"")]
+    NoNccl {
+        /// The group.
+        group: String,
+        /// What is wrong with the library.
+        cause: BackendError,
+    },
+    /// NCCL does not connect these GPUs.
+    #[error(
+        "group `{group}`: NCCL does not connect the ranks: {cause}: each needs a GPU of its own; \
+         [parallel] transport = \"gloo\" connects any devices, more slowly"
+    )]
+    Nccl {
+        /// The group.
+        group: String,
+        /// The library's own text.
+        cause: BackendError,
     },
     /// The transport did not connect the ranks.
     #[error("group `{group}`: the ranks cannot be connected: {cause}")]
@@ -103,14 +133,11 @@ pub fn open(
     clock: SharedClock,
     within: Duration,
 ) -> Result<ProcessGroup, OpenError> {
-    if *transport == Transport::Nccl {
-        return Err(OpenError::NotBuiltIn {
-            group: name.to_owned(),
-        });
-    }
     let until = clock.now() + within;
-    let below = Below::new(name, Arc::clone(&rendezvous));
-    let members = meet(name, own, &below, &*clock, within)?;
+    // What this rank lacks is said before the others are waited for.
+    let gpu = gpu_of(name, transport)?;
+    let below = Arc::new(Below::new(name, Arc::clone(&rendezvous)));
+    let members = meet(name, own, &*below, &*clock, within)?;
     if let Some(other) = members
         .into_iter()
         .find(|m| m.size != own.size || m.build != own.build)
@@ -121,26 +148,50 @@ pub fn open(
             other: Box::new(other),
         });
     }
-    let backend = connect(own, transport, below, &clock, until);
-    let backend = backend.map_err(|cause| OpenError::Transport {
+    let host = connect(own, transport, &below, &clock, until);
+    let host = host.map_err(|cause| OpenError::Transport {
         group: name.to_owned(),
         cause,
     })?;
-    Ok(ProcessGroup::new(name, backend, rendezvous, clock))
+    let group = ProcessGroup::new(name, host, rendezvous, clock.clone());
+    let Some((device, api)) = gpu else {
+        return Ok(group);
+    };
+    let left = until.saturating_sub(clock.now());
+    let (place, store) = ((own.rank, own.size), Below::new("nccl", below));
+    let backend = Nccl::open(api, place, device, &store, clock, left);
+    let backend = backend.map_err(|cause| OpenError::Nccl {
+        group: name.to_owned(),
+        cause,
+    })?;
+    Ok(group.with_gpu(device, Box::new(backend)))
 }
 
-/// Connects the ranks, which have met, until this moment of the clock.
+/// The GPU whose tensors NCCL carries, and the library; `None` without NCCL.
+fn gpu_of(name: &str, transport: &Transport) -> Result<Option<(Device, &'static Api)>, OpenError> {
+    let group = name.to_owned();
+    match *transport {
+        Transport::Gloo { .. } | Transport::Quic { .. } => Ok(None),
+        Transport::Nccl { device, .. } if device.is_cuda() => match Api::get() {
+            Ok(api) => Ok(Some((device, api))),
+            Err(cause) => Err(OpenError::NoNccl { group, cause }),
+        },
+        Transport::Nccl { device, .. } => Err(OpenError::NotAGpu { group, device }),
+    }
+}
+
+/// Connects the hosts of the ranks, which have met, until this moment of the clock.
 fn connect(
     own: &Member,
     transport: &Transport,
-    rendezvous: Below,
+    rendezvous: &Arc<Below>,
     clock: &SharedClock,
     until: Duration,
 ) -> Result<Box<dyn Backend>, BackendError> {
     let (rank, size) = (own.rank, own.size);
-    let below = |name: &str| Below::new(name, Arc::new(rendezvous));
+    let below = |name: &str| Below::new(name, rendezvous.clone());
     Ok(match transport {
-        Transport::Gloo { host } => {
+        Transport::Gloo { host } | Transport::Nccl { host, .. } => {
             let left = until.saturating_sub(clock.now());
             Box::new(Gloo::open(rank, size, host, Arc::new(below("gloo")), left)?)
         }
@@ -151,7 +202,6 @@ fn connect(
             clock,
             until,
         )?),
-        Transport::Nccl => return Err(BackendError("NCCL is not built in".to_owned())),
     })
 }
 

@@ -5,6 +5,7 @@ use crate::bytes;
 use crate::call::{Call, DIMENSIONS_MAX, HEADER_BYTES, Header, Operation, Signature};
 use crate::flight::{Blame, Entry, Recorder, ask_around};
 use crate::rendezvous::{Below, Rendezvous};
+use crate::staged::Staged;
 use crate::watch::{Current, Watch};
 use r1d_proto::world::SharedClock;
 use std::sync::Arc;
@@ -124,7 +125,9 @@ impl std::ops::Add for Traffic {
 /// The ranks that call collectives together, as one of them sees it.
 pub struct ProcessGroup {
     name: String,
-    backend: Box<dyn Backend>,
+    /// Carries headers, tensors of the host, and without [`OnGpu`] all others.
+    host: Box<dyn Backend>,
+    gpu: Option<OnGpu>,
     rendezvous: Arc<Below>,
     clock: SharedClock,
     recorder: Recorder,
@@ -132,6 +135,12 @@ pub struct ProcessGroup {
     traffic: Traffic,
     current: Current,
     over: Option<String>,
+}
+
+/// What carries the tensors on this rank's GPU.
+struct OnGpu {
+    device: Device,
+    backend: Box<dyn Backend>,
 }
 
 /// A call that all ranks have begun alike.
@@ -143,17 +152,19 @@ struct Begun {
 }
 
 impl ProcessGroup {
-    /// A group over a backend whose ranks are connected. `name` is unique at the rendezvous: it
-    /// says which job, which epoch and which ranks.
+    /// A group over a backend of the host, whose ranks are connected. `name` is unique at the
+    /// rendezvous: it says which job, which epoch and which ranks. Tensors on GPUs go through the
+    /// host.
     pub fn new(
         name: &str,
-        backend: Box<dyn Backend>,
+        host: Box<dyn Backend>,
         rendezvous: Arc<dyn Rendezvous>,
         clock: SharedClock,
     ) -> ProcessGroup {
         ProcessGroup {
             name: name.to_owned(),
-            backend,
+            host,
+            gpu: None,
             rendezvous: Arc::new(Below::new(name, rendezvous)),
             clock,
             recorder: Recorder::default(),
@@ -164,14 +175,39 @@ impl ProcessGroup {
         }
     }
 
+    /// The same group, whose tensors on `device` another backend carries, which connects the same
+    /// ranks. Every rank has one, each for a GPU of its own.
+    pub fn with_gpu(self, device: Device, backend: Box<dyn Backend>) -> ProcessGroup {
+        let gpu = Some(OnGpu { device, backend });
+        ProcessGroup { gpu, ..self }
+    }
+
     /// This rank's number in the group, from 0.
     pub fn rank(&self) -> usize {
-        self.backend.rank()
+        self.host.rank()
     }
 
     /// Ranks of the group.
     pub fn size(&self) -> usize {
-        self.backend.size()
+        self.host.size()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn host(&mut self) -> &mut dyn Backend {
+        &mut *self.host
+    }
+
+    /// Moves tensors on a device.
+    fn carry(
+        &mut self,
+        device: Device,
+        moved: impl FnOnce(&mut dyn Backend) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        match (device, &mut self.gpu) {
+            (Device::Cpu, _) => moved(&mut *self.host),
+            (_, Some(gpu)) => moved(&mut *gpu.backend),
+            (_, None) => moved(&mut Staged(&mut *self.host)),
+        }
     }
 
     /// The group's name.
@@ -221,15 +257,15 @@ impl ProcessGroup {
         let begun = self.begin(call, Operation::AllToAll, Some(tensor), &row, sent)?;
         let width = bytes::in_row(&row, tensor.kind());
         let mut moved = || -> Result<Tensor, BackendError> {
-            let rows = bytes::rows(begun.counts.iter().sum(), &row, tensor.kind())?;
+            let of = (tensor.kind(), tensor.device());
+            let rows = bytes::rows(begun.counts.iter().sum(), &row, of)?;
             let in_bytes = |counts: &[i64]| counts.iter().map(|n| n * width).collect::<Vec<_>>();
-            self.backend.all_to_all(
-                &bytes::of(tensor)?,
-                &in_bytes(sent),
-                &mut bytes::of(&rows)?,
-                &in_bytes(&begun.counts),
-                left(&self.clock, begun.until),
-            )?;
+            let (sent, received) = (in_bytes(sent), in_bytes(&begun.counts));
+            let (input, mut output) = (bytes::of(tensor)?, bytes::of(&rows)?);
+            let left = left(&self.clock, begun.until);
+            self.carry(of.1, |backend| {
+                backend.all_to_all(&input, &sent, &mut output, &received, left)
+            })?;
             Ok(rows)
         };
         let moved = moved();
@@ -258,7 +294,8 @@ impl ProcessGroup {
         begun: &Begun,
     ) -> Result<Tensor, BackendError> {
         let counts = &begun.counts;
-        let rows = bytes::rows(counts.iter().sum(), row, tensor.kind())?;
+        let device = tensor.device();
+        let rows = bytes::rows(counts.iter().sum(), row, (tensor.kind(), device))?;
         let width = bytes::in_row(row, tensor.kind());
         if counts.iter().all(|n| n * width == 0) {
             return Ok(rows);
@@ -267,17 +304,19 @@ impl ProcessGroup {
         let mut output = bytes::of(&rows)?;
         if counts.iter().all(|n| *n == counts[0]) {
             let left = left(&self.clock, begun.until);
-            self.backend.all_gather(&input, &mut output, left)?;
+            self.carry(device, |backend| {
+                backend.all_gather(&input, &mut output, left)
+            })?;
             return Ok(rows);
         }
         let mut at = 0;
         for (rank, count) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
             let mut part = output.f_narrow(0, at, count * width)?;
-            if rank == self.backend.rank() {
+            if rank == self.rank() {
                 part.f_copy_(&input)?;
             }
             let left = left(&self.clock, begun.until);
-            self.backend.broadcast(&mut part, rank, left)?;
+            self.carry(device, |backend| backend.broadcast(&mut part, rank, left))?;
             at += count * width;
         }
         Ok(rows)
@@ -308,7 +347,10 @@ impl ProcessGroup {
                 return Ok(());
             }
             let left = left(&self.clock, begun.until);
-            self.backend.broadcast(&mut bytes::of(tensor)?, root, left)
+            let mut bytes = bytes::of(tensor)?;
+            self.carry(tensor.device(), |backend| {
+                backend.broadcast(&mut bytes, root, left)
+            })
         };
         let moved = moved();
         self.end(moved)
@@ -354,10 +396,12 @@ impl ProcessGroup {
         }
     }
 
-    /// Checks what every backend so far asks of a tensor.
+    /// Checks what the group asks of a tensor.
     fn takes(&self, call: Call, tensor: &Tensor) -> Result<(), CollectiveError> {
-        if tensor.device() != Device::Cpu {
-            let reason = format!("a tensor on {:?} needs NCCL", tensor.device());
+        let device = tensor.device();
+        let own = self.gpu.as_ref().map(|gpu| gpu.device);
+        if let Some(own) = own.filter(|own| ![Device::Cpu, *own].contains(&device)) {
+            let reason = format!("a tensor on {device:?}, where the group's ranks have {own:?}");
             return Err(self.refused(call, reason));
         }
         if tensor.dim() > DIMENSIONS_MAX {
@@ -451,7 +495,7 @@ impl ProcessGroup {
         let mut received = sent.f_empty_like()?;
         let each = vec![HEADER_BYTES as i64; rows.len()];
         let left = left(&self.clock, until);
-        self.backend
+        self.host
             .all_to_all(&sent, &each, &mut received, &each, left)?;
         let received = bytes::vector(&received)?;
         received

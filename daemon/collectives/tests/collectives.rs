@@ -295,10 +295,11 @@ fn ranks_that_are_missing_or_unlike_are_named_before_anything_is_connected() {
         got[0].contains("build a") && got[0].contains("build b"),
         "{got:?}"
     );
-    let nccl = try_open(0, 1, "a", Transport::Nccl, shared);
-    assert!(matches!(nccl, OpenError::NotBuiltIn { .. }));
-    assert!(
-        nccl.to_string().contains("not built into this r1d"),
-        "{nccl}"
-    );
+    let on = |device| Transport::Nccl {
+        host: "127.0.0.1".to_owned(),
+        device,
+    };
+    let nccl = try_open(0, 1, "a", on(Device::Cpu), shared.clone());
+    assert!(matches!(nccl, OpenError::NotAGpu { .. }));
+    assert!(nccl.to_string().contains("is for GPUs"), "{nccl}");
 }

@@ -43,7 +43,32 @@ char *r1d_event_wait(void *event) {
     });
 }
 
+// Whether the device has come to the mark.
+char *r1d_event_query(void *event, bool *passed) {
+    return guarded([&] { *passed = !event || static_cast<c10::Event *>(event)->query(); });
+}
+
 void r1d_event_drop(void *event) { delete static_cast<c10::Event *>(event); }
+
+// The stream on which this thread's work of `on`'s device is queued, as CUDA's own calls take it;
+// null on the CPU.
+char *r1d_stream_of(tensor on, void **stream) {
+    return guarded([&] {
+        *stream = nullptr;
+        if (!on->is_cuda())
+            return;
+        c10::impl::VirtualGuardImpl device(on->device().type());
+        *stream = device.getStream(on->device()).native_handle();
+    });
+}
+
+// Makes `on`'s device the one that CUDA's own calls of this thread are for.
+char *r1d_use_device_of(tensor on) {
+    return guarded([&] {
+        if (on->is_cuda())
+            c10::impl::VirtualGuardImpl(on->device().type()).setDevice(on->device());
+    });
+}
 
 // Returns what libtorch keeps of a GPU's memory to the driver.
 char *r1d_release_device_memory() {

@@ -93,7 +93,10 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn r1d_event_record(on: *const C_tensor, event: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn r1d_event_wait(event: *mut c_void) -> *mut c_char;
+    pub(crate) fn r1d_event_query(event: *mut c_void, passed: *mut bool) -> *mut c_char;
     pub(crate) fn r1d_event_drop(event: *mut c_void);
+    pub(crate) fn r1d_stream_of(on: *const C_tensor, stream: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn r1d_use_device_of(on: *const C_tensor) -> *mut c_char;
     pub(crate) fn r1d_device_memory(index: c_int, bytes: *mut u64) -> *mut c_char;
     pub(crate) fn r1d_release_device_memory() -> *mut c_char;
     pub(crate) fn r1d_differentiable(

@@ -1,4 +1,5 @@
-//! Copies between a device and the host that go on while the host does something else.
+//! Copies between a device and the host that go on while the host does something else, and what
+//! other libraries need to queue work on a device beside libtorch's.
 
 use crate::shim::{self, TorchError, check};
 use std::ffi::c_void;
@@ -32,6 +33,16 @@ impl Event {
         // SAFETY: made by `r1d_event_record`, or null.
         check("event", unsafe { shim::r1d_event_wait(self.0) })
     }
+
+    /// Whether the device has come to this place.
+    pub fn is_past(&self) -> Result<bool, TorchError> {
+        let mut passed = false;
+        // SAFETY: made by `r1d_event_record`, or null.
+        check("event", unsafe {
+            shim::r1d_event_query(self.0, &mut passed)
+        })?;
+        Ok(passed)
+    }
 }
 
 impl Drop for Event {
@@ -39,4 +50,22 @@ impl Drop for Event {
         // SAFETY: as above, and dropped once.
         unsafe { shim::r1d_event_drop(self.0) }
     }
+}
+
+/// The stream (`cudaStream_t`) on which libtorch queues this thread's work of `on`'s device; null
+/// on the CPU.
+pub fn stream_of(on: &Tensor) -> Result<*mut c_void, TorchError> {
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: a live tensor, and a place for the stream.
+    check("stream", unsafe {
+        shim::r1d_stream_of(on.as_ptr(), &mut stream)
+    })?;
+    Ok(stream)
+}
+
+/// Makes `on`'s GPU the one that other libraries' calls of this thread are for. Without a GPU it
+/// does nothing.
+pub fn use_device_of(on: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: a live tensor.
+    check("device", unsafe { shim::r1d_use_device_of(on.as_ptr()) })
 }

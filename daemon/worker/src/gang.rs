@@ -104,7 +104,10 @@ fn group(
     };
     let transport = match place.transport {
         worker::Transport::Gloo => Transport::Gloo { host: HOST.into() },
-        worker::Transport::Nccl => Transport::Nccl,
+        worker::Transport::Nccl => Transport::Nccl {
+            host: HOST.into(),
+            device: placement.device,
+        },
         worker::Transport::Quic => Transport::Quic { host: HOST.into() },
     };
     let (rendezvous, clock) = (placement.rendezvous.clone(), placement.clock.clone());
@@ -244,7 +247,9 @@ pub(crate) fn check_built_in(request: &Open, place: Place, device: Device) -> Re
 
 fn of_gang(error: OpenError) -> Failure {
     let kind = match error {
-        OpenError::NotBuiltIn { .. } | OpenError::Unlike { .. } => FailureKind::Invalid,
+        OpenError::NotAGpu { .. } | OpenError::NoNccl { .. } | OpenError::Unlike { .. } => {
+            FailureKind::Invalid
+        }
         _ => FailureKind::Internal,
     };
     Failure::new(kind, &error.to_string())

@@ -84,7 +84,7 @@ fn what_ranks_cannot_do_together_is_refused_before_they_wait_for_each_other() {
                 transport: Transport::Nccl,
                 ..two
             },
-            "transport `nccl` is not built into this r1d: use `gloo`",
+            "transport `nccl` is for GPUs, and this rank has Cpu: use `gloo`",
         ),
     ];
     for (place, words) in refusals {
